@@ -1,0 +1,357 @@
+/*
+ * puna.h: the whole C ABI of Puna, and its manual.
+ *
+ * Puna computes LLaMA-family models: attention, RMSNorm, SwiGLU, RoPE and the matrix products between them. One shared
+ * library holds the CPU backend; a second one, with the same operations, is opened when a context for another backend is
+ * asked for. Everything here is plain C11: sized integers, floats, pointers, plain structs and numbered enums.
+ *
+ * DIMENSIONS, the same letters in C, CUDA, Java and the documents:
+ *
+ *   B   sequences in a batch             NH   query heads             V   vocabulary
+ *   T   tokens of a sequence             NKV  key/value heads         L   layers
+ *   S   key/value rows of a sequence     HD   width of a head         N   rows of a weight, columns of its product
+ *   C   width of the model               FF   width of feed-forward   K   columns of a weight, the summed dimension
+ *   rows  all tokens of a step together, whichever sequence they belong to: a step advances many sequences at once
+ *
+ * SHAPES are row-major, the last dimension contiguous: (rows, C) means element (r, c) is at r * C + c. A row stride, where
+ * there is one, is counted in elements and may not be less than the row's width.
+ *
+ * CONTRACT OF EVERY FUNCTION, unless its own text says otherwise:
+ *   - It returns a puna_status. The sentence behind a status other than PUNA_STATUS_OK is puna_last_error() on that thread.
+ *     Arguments are checked before anything is written: after PUNA_STATUS_INVALID_ARGUMENT or PUNA_STATUS_UNSUPPORTED every
+ *     output is untouched. After any other failure outputs are unspecified. Nothing ever ends the process.
+ *   - "=" overwrites an output, "+=" accumulates into it. Forward outputs and gradients of activations are "=";
+ *     gradients of parameters are "+=".
+ *   - Outputs may not overlap inputs, except where "may alias" stands. Pointers need their element's natural alignment only.
+ *   - Sums are accumulated in F32 in an order that depends on the operation's own dimension alone: the same input gives the
+ *     same bits whatever the number of threads, the number of rows beside it, or how a prompt was cut into steps.
+ *     (The scalar reference accumulates in F64.)
+ *   - It may be called from any thread; calls on one context run one after another, calls on two contexts side by side.
+ *   - It allocates nothing. Where scratch memory is needed its size is asked first (puna_<op>_workspace_size) and the caller
+ *     owns it: 64-byte alignment is best, none is required, its content is undefined before and after.
+ *   - It does not keep a pointer after it returns. No pointer to memory of the caller travels inside a struct, except where a
+ *     cache does (puna_kv_sequence), so that a managed runtime can keep alive what it passes for as long as the call runs.
+ */
+#ifndef PUNA_H
+#define PUNA_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(_WIN32)
+#define PUNA_API __declspec(dllexport)
+#else
+#define PUNA_API __attribute__((visibility("default")))
+#endif
+
+/* Raised whenever a signature, struct, enum value or contract in this file changes. */
+#define PUNA_ABI_VERSION 1
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Status, errors, identity
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+typedef int32_t puna_status;
+
+enum {
+    PUNA_STATUS_OK = 0,
+    PUNA_STATUS_INVALID_ARGUMENT = 1, /* an argument is outside its documented range; nothing was written          */
+    PUNA_STATUS_UNSUPPORTED = 2,      /* a valid request that this backend cannot serve; nothing was written        */
+    PUNA_STATUS_OUT_OF_MEMORY = 3,    /* host or device memory ran out; the sentence gives the bytes asked          */
+    PUNA_STATUS_DEVICE_ERROR = 4,     /* the device or its driver failed; the context may be unusable from now on   */
+    PUNA_STATUS_INTERNAL = 5          /* a defect of the library                                                    */
+};
+
+/* Returns PUNA_ABI_VERSION as compiled into the library. A caller built against another number must not go on. */
+PUNA_API int32_t puna_abi_version(void);
+
+/* Returns one line about the build (version, compiler, instruction sets compiled in): a static string, never null. */
+PUNA_API const char *puna_build_info(void);
+
+/*
+ * Copies the sentence of this thread's last failure into buffer, zero-terminated and cut to capacity bytes.
+ * Returns the sentence's whole length without the zero: 0 when nothing has failed on this thread. buffer may be null when
+ * capacity is 0. A later success does not clear it.
+ */
+PUNA_API int64_t puna_last_error(char *buffer, int64_t capacity);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Element types
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/*
+ * F32, F16 (IEEE 754 binary16) and BF16 (upper half of an F32) are plain elements. The others are blocks along a row, as in
+ * GGUF files; d and m are F16, q an unsigned integer of the width named, every product and sum rounded to F32:
+ *
+ *   type   elements  bytes  bits/weight  layout                                      value
+ *   Q8_0         32     34         8.5   d, int8 q[32]                               d * q
+ *   Q4_0         32     18         4.5   d, 16 bytes: low nibbles 0-15, high 16-31   d * (q - 8)
+ *   Q4_K        256    144         4.5   d, m, 12 bytes of 6-bit scales and mins     (d * scale) * q - (m * min)
+ *                                        (8 each), 128 bytes of nibbles
+ *   Q6_K        256    210      6.5625   128 bytes low 4 bits, 64 bytes high 2 bits, (d * scale) * (q - 32)
+ *                                        int8 scale[16], d
+ *
+ * A row of a block type must be a whole number of blocks; rows follow one another without padding.
+ */
+enum {
+    PUNA_DTYPE_F32 = 0,
+    PUNA_DTYPE_F16 = 1,
+    PUNA_DTYPE_BF16 = 2,
+    PUNA_DTYPE_Q8_0 = 3,
+    PUNA_DTYPE_Q4_0 = 4,
+    PUNA_DTYPE_Q4_K = 5,
+    PUNA_DTYPE_Q6_K = 6,
+    PUNA_DTYPE_COUNT = 7
+};
+
+/* Writes the elements and bytes of one block of dtype (1 and the element's size for plain types). No context is needed. */
+PUNA_API puna_status puna_dtype_block(int32_t dtype, int64_t *elements, int64_t *bytes);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Context: a device and what it takes to work on it
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct puna_context puna_context;
+
+enum {
+    PUNA_BACKEND_CPU = 0,
+    PUNA_BACKEND_CUDA = 1
+};
+
+enum {
+    PUNA_ISA_AUTO = 0,      /* the best this processor has                                                          */
+    PUNA_ISA_REFERENCE = 1, /* the scalar reference kernels, one thread: slow, accumulated in F64                   */
+    PUNA_ISA_BASELINE = 2,  /* what every processor of the architecture has (SSE2 on x86-64, NEON on aarch64)       */
+    PUNA_ISA_AVX2 = 3,      /* AVX2, FMA and F16C                                                                   */
+    PUNA_ISA_AVX512 = 4     /* AVX-512 F, BW, DQ, VL                                                                */
+};
+
+typedef struct puna_context_options {
+    int32_t backend; /* PUNA_BACKEND_*                                                                              */
+    int32_t device;  /* ordinal of the device within the backend; 0 for the CPU                                     */
+    int32_t threads; /* CPU: threads that compute, the caller included, 1 to 1024; 0: as many as this process may use */
+    int32_t isa;     /* CPU: PUNA_ISA_*                                                                             */
+} puna_context_options;
+
+/*
+ * Opens a device. *context owns threads - 1 worker threads, which sleep between calls, until puna_context_destroy.
+ * library: path of the backend's own shared library, zero-terminated; ignored (may be null) for the CPU.
+ * PUNA_STATUS_UNSUPPORTED: the processor lacks the instruction set asked for, or the backend or its device is not there.
+ */
+PUNA_API puna_status puna_context_create(const puna_context_options *options, const char *library, puna_context **context);
+
+/* Ends the threads and frees the context. Null is allowed. No call on the context may be running or follow. */
+PUNA_API void puna_context_destroy(puna_context *context);
+
+/* Copies one line about the context ("cpu avx2, 2 threads") as puna_last_error does, and returns its length. */
+PUNA_API int64_t puna_context_describe(const puna_context *context, char *buffer, int64_t capacity);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Rows
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/*
+ * Decodes rows of any element type: y[r, c] = value of w[r, c], exact for every type (see the table above).
+ *   y  (rows, C) F32, =
+ *   w  (rows, C) of dtype
+ */
+PUNA_API puna_status puna_dequantize(puna_context *context, float *y, const void *w, int32_t dtype, int64_t rows, int64_t C);
+
+/*
+ * Looks token rows up: y[r, :] = table[ids[r], :], decoded to F32.
+ *   y      (rows, C) F32, =
+ *   table  (V, C) of dtype
+ *   ids    (rows) int32, each 0 <= id < V, else PUNA_STATUS_INVALID_ARGUMENT
+ */
+PUNA_API puna_status puna_embedding_forward(puna_context *context, float *y, const void *table, int32_t dtype,
+                                            const int32_t *ids, int64_t rows, int64_t V, int64_t C);
+
+/*
+ * Root-mean-square normalisation (Zhang and Sennrich 2019, as LLaMA uses it):
+ *   rstd[r] = 1 / sqrt(mean over c of x[r, c]^2 + eps)        y[r, c] = x[r, c] * rstd[r] * g[c]
+ *   y      (rows, C) F32, =; may alias x
+ *   rstd   (rows) F32, =; null when it is not wanted (a backward pass wants it)
+ *   x      (rows, C) F32
+ *   g      (C) of dtype F32, F16 or BF16
+ */
+PUNA_API puna_status puna_rmsnorm_forward(puna_context *context, float *y, float *rstd, const float *x, const void *g,
+                                          int32_t g_dtype, int64_t rows, int64_t C, float eps);
+
+/*
+ * Adds: y[i] += x[i].
+ *   y  (n) F32, +=
+ *   x  (n) F32
+ */
+PUNA_API puna_status puna_add_forward(puna_context *context, float *y, const float *x, int64_t n);
+
+/*
+ * The gate of LLaMA's feed-forward (Shazeer 2020): y = silu(gate) * up, silu(a) = a / (1 + exp(-a)).
+ *   y         (rows, FF) F32, row stride y_stride, =; may alias gate or up when the strides are equal
+ *   gate, up  (rows, FF) F32, row stride x_stride both
+ */
+PUNA_API puna_status puna_swiglu_forward(puna_context *context, float *y, int64_t y_stride, const float *gate,
+                                         const float *up, int64_t x_stride, int64_t rows, int64_t FF);
+
+/*
+ * Logarithm of softmax, in nats: y[r, v] = x[r, v] - max - log(sum over j of exp(x[r, j] - max)).
+ *   y  (rows, V) F32, =; may alias x
+ *   x  (rows, V) F32
+ */
+PUNA_API puna_status puna_log_softmax_forward(puna_context *context, float *y, const float *x, int64_t rows, int64_t V);
+
+/*
+ * Index of the largest element: y[r] = the lowest v with x[r, v] equal to the maximum. NaN is never the maximum;
+ * a row of nothing but NaN gives 0.
+ *   y  (rows) int32, =
+ *   x  (rows, V) F32, V < 2^31
+ */
+PUNA_API puna_status puna_argmax_forward(puna_context *context, int32_t *y, const float *x, int64_t rows, int64_t V);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Rotary position embedding (Su et al. 2021)
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* Which two elements of a head make a pair. The two are related by a permutation of the rows of wq and wk. */
+enum {
+    PUNA_ROPE_INTERLEAVED = 0, /* (2i, 2i + 1): Meta's checkpoints, GGUF                                            */
+    PUNA_ROPE_HALVES = 1       /* (i, i + HD / 2): Hugging Face                                                     */
+};
+
+/*
+ * The rotations of a step, made once and used by every layer: a = positions[r] * frequencies[i], the product rounded to F32
+ * (as the Hugging Face reference does), then
+ *   table[r, i, 0] = cos(a) * magnitude        table[r, i, 1] = sin(a) * magnitude
+ * Scaling (linear, llama3, YaRN, dynamic NTK) is a matter of the frequencies and the magnitude alone.
+ *   table        (rows, HD / 2, 2) F32, =
+ *   frequencies  (HD / 2) F32, radians per position
+ *   positions    (rows) int32, each >= 0
+ *   HD           even
+ */
+PUNA_API puna_status puna_rope_table(puna_context *context, float *table, const float *frequencies,
+                                     const int32_t *positions, int64_t rows, int64_t HD, float magnitude);
+
+/*
+ * Rotates every head of every row in place: for each pair (a, b) with (c, s) = table[r, i]:  a' = a*c - b*s,  b' = a*s + b*c.
+ *   x       (rows, heads, HD) F32, row stride x_stride, overwritten. Queries and keys that lie side by side in a row are
+ *           rotated by one call with heads = NH + NKV.
+ *   table   (rows, HD / 2, 2) F32 from puna_rope_table
+ *   layout  PUNA_ROPE_*
+ */
+PUNA_API puna_status puna_rope_forward(puna_context *context, float *x, int64_t x_stride, const float *table,
+                                       int32_t layout, int64_t rows, int64_t heads, int64_t HD);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Matrix product
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+#define PUNA_MATMUL_MAX_PRODUCTS 3
+
+/* One product of a call: y (rows, N) = or += x (rows, K) times the transpose of w (N, K). */
+typedef struct puna_matmul_product {
+    int64_t N;          /* >= 1                                                                                     */
+    int64_t y_stride;   /* elements between rows of y, >= N                                                         */
+    int32_t w_dtype;    /* any PUNA_DTYPE_*                                                                         */
+    int32_t accumulate; /* 0: y =, 1: y +=                                                                          */
+} puna_matmul_product;
+
+/* Writes the bytes of workspace that puna_matmul_forward wants for these products, rows and K. May be 0. */
+PUNA_API puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_product *products, int32_t count,
+                                                int64_t rows, int64_t K, int64_t *bytes);
+
+/*
+ * One to three products of the same activations (query, key and value; gate and up):
+ *   y_p[r, n] (= or +=) sum over k of x[r, k] * w_p[n, k]          for p < count
+ *   y0..y2  (rows, N_p) F32, row stride products[p].y_stride; null from count on. They may not overlap each other.
+ *   w0..w2  (N_p, K) of products[p].w_dtype; null from count on
+ *   x       (rows, K) F32, row stride x_stride
+ *   K       a whole number of blocks of every w_dtype
+ * Weights of block types are decoded exactly; activations stay F32.
+ */
+PUNA_API puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product *products, int32_t count,
+                                         float *y0, const void *w0, float *y1, const void *w1, float *y2, const void *w2,
+                                         const float *x, int64_t x_stride, int64_t rows, int64_t K,
+                                         void *workspace, int64_t workspace_bytes);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Attention
+ *
+ * A query at position p of its sequence sees the keys at positions j with p - window < j <= p (window 0: all j <= p).
+ * Query head h reads key/value head h / (NH / NKV). With s[j] = scale * q . k[j] over the visible j:
+ *   y = sum over j of softmax(s)[j] * v[j]          lse = log(sum over j of exp(s[j]))
+ * Softmax is computed online: memory is O(HD) a row, hidden scores are never computed. NH must be a multiple of NKV.
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* Writes the bytes of workspace that either attention wants on this context. May be 0. */
+PUNA_API puna_status puna_attention_workspace_size(puna_context *context, int64_t NH, int64_t NKV, int64_t HD,
+                                                   int64_t *bytes);
+
+/*
+ * Causal attention on plain arrays. Query t of a sequence stands at position S - T + t, so S = T is a whole prompt and
+ * T = 1 the next token.
+ *   y     (B, T, NH, HD) F32, row stride y_stride (between tokens), =
+ *   lse   (B, NH, T) F32, =; null when it is not wanted (a backward pass wants it)
+ *   q     (B, T, NH, HD) F32, row stride q_stride
+ *   k, v  (B, S, NKV, HD) F32, row stride kv_stride, S >= T
+ */
+PUNA_API puna_status puna_attention_forward(puna_context *context, float *y, int64_t y_stride, float *lse, const float *q,
+                                            int64_t q_stride, const float *k, const float *v, int64_t kv_stride, int64_t B,
+                                            int64_t T, int64_t S, int64_t NH, int64_t NKV, int64_t HD, int64_t window,
+                                            float scale, void *workspace, int64_t workspace_bytes);
+
+/*
+ * One sequence's part in a step and where its keys and values live. The cache is borrowed for the call; nothing else in this
+ * header hides a pointer in a struct, so whoever manages memory guards caches himself while a call runs.
+ *   cache  (L, 2, NKV, capacity, HD) of cache_dtype: keys at [layer, 0], values at [layer, 1]
+ */
+typedef struct puna_kv_sequence {
+    void *cache;
+    int64_t capacity; /* S, rows there is room for                                                                  */
+    int64_t position; /* rows that hold keys and values from earlier steps; position + rows <= capacity             */
+    int64_t rows;     /* T, rows of this step: the sequences' rows follow one another in the step's arrays          */
+} puna_kv_sequence;
+
+/*
+ * Stores a step's keys and values of one layer: for sequence s and its row t, cache[layer, 0, h, position + t, :] = k and
+ * cache[layer, 1, h, position + t, :] = v, rounded to cache_dtype (F32 or F16, to nearest even).
+ *   sequences  (count)
+ *   k, v       (rows, NKV, HD) F32, row stride kv_stride, rows = the sum of sequences[].rows
+ */
+PUNA_API puna_status puna_kv_append(puna_context *context, const puna_kv_sequence *sequences, int32_t count,
+                                    int32_t cache_dtype, int64_t layer, const float *k, const float *v, int64_t kv_stride,
+                                    int64_t NKV, int64_t HD);
+
+/*
+ * Causal attention of a step against its sequences' caches, which already hold the step's own keys and values.
+ * Row t of sequence s stands at sequences[s].position + t.
+ *   y          (rows, NH, HD) F32, row stride y_stride, =
+ *   q          (rows, NH, HD) F32, row stride q_stride
+ *   sequences  (count)
+ */
+PUNA_API puna_status puna_attention_cached_forward(puna_context *context, float *y, int64_t y_stride, const float *q,
+                                                   int64_t q_stride, const puna_kv_sequence *sequences, int32_t count,
+                                                   int32_t cache_dtype, int64_t layer, int64_t NH, int64_t NKV, int64_t HD,
+                                                   int64_t window, float scale, void *workspace, int64_t workspace_bytes);
+
+#ifdef __cplusplus
+}
+#endif
+
+/* The layouts that a binding computes for itself must be these. */
+#if defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L
+#define PUNA_STATIC_ASSERT _Static_assert
+#elif defined(__cplusplus)
+#define PUNA_STATIC_ASSERT static_assert
+#endif
+#ifdef PUNA_STATIC_ASSERT
+#include <stddef.h>
+PUNA_STATIC_ASSERT(sizeof(puna_context_options) == 16, "puna_context_options");
+PUNA_STATIC_ASSERT(sizeof(puna_matmul_product) == 24, "puna_matmul_product");
+PUNA_STATIC_ASSERT(offsetof(puna_matmul_product, w_dtype) == 16, "puna_matmul_product");
+PUNA_STATIC_ASSERT(sizeof(puna_kv_sequence) == 32, "puna_kv_sequence");
+PUNA_STATIC_ASSERT(offsetof(puna_kv_sequence, rows) == 24, "puna_kv_sequence");
+#endif
+
+#endif

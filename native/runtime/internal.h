@@ -1,0 +1,96 @@
+/*
+ * What the library's own files share: the context, the table of operations a backend fills, the thread pool, and failing.
+ *
+ * A public function (runtime/ops.c) checks its arguments once and calls context->ops->same_name. A backend is a filled
+ * puna_ops: reference/ (scalar, one thread, F64 sums), cpu/ (one table per instruction set, from the same sources), and the
+ * CUDA library's, which comes through dlopen. Every entry may rely on the checks of runtime/ops.c.
+ */
+#ifndef PUNA_INTERNAL_H
+#define PUNA_INTERNAL_H
+
+#include "puna.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct puna_pool puna_pool;
+
+/* One entry per operation, with the public signature and the public contract. */
+typedef struct puna_ops {
+    const char *name; /* "reference", "avx2", …                                                                     */
+    puna_status (*dequantize)(puna_context *, float *y, const void *w, int32_t dtype, int64_t rows, int64_t C);
+    puna_status (*embedding_forward)(puna_context *, float *y, const void *table, int32_t dtype, const int32_t *ids,
+                                     int64_t rows, int64_t V, int64_t C);
+    puna_status (*rmsnorm_forward)(puna_context *, float *y, float *rstd, const float *x, const void *g, int32_t g_dtype,
+                                   int64_t rows, int64_t C, float eps);
+    puna_status (*add_forward)(puna_context *, float *y, const float *x, int64_t n);
+    puna_status (*swiglu_forward)(puna_context *, float *y, int64_t y_stride, const float *gate, const float *up,
+                                  int64_t x_stride, int64_t rows, int64_t FF);
+    puna_status (*log_softmax_forward)(puna_context *, float *y, const float *x, int64_t rows, int64_t V);
+    puna_status (*argmax_forward)(puna_context *, int32_t *y, const float *x, int64_t rows, int64_t V);
+    puna_status (*rope_table)(puna_context *, float *table, const float *frequencies, const int32_t *positions,
+                              int64_t rows, int64_t HD, float magnitude);
+    puna_status (*rope_forward)(puna_context *, float *x, int64_t x_stride, const float *table, int32_t layout, int64_t rows,
+                                int64_t heads, int64_t HD);
+    int64_t (*matmul_workspace_size)(puna_context *, const puna_matmul_product *products, int32_t count, int64_t rows,
+                                     int64_t K);
+    puna_status (*matmul_forward)(puna_context *, const puna_matmul_product *products, int32_t count, float *const y[],
+                                  const void *const w[], const float *x, int64_t x_stride, int64_t rows, int64_t K,
+                                  void *workspace);
+    int64_t (*attention_workspace_size)(puna_context *, int64_t NH, int64_t NKV, int64_t HD);
+    puna_status (*attention_forward)(puna_context *, float *y, int64_t y_stride, float *lse, const float *q, int64_t q_stride,
+                                     const float *k, const float *v, int64_t kv_stride, int64_t B, int64_t T, int64_t S,
+                                     int64_t NH, int64_t NKV, int64_t HD, int64_t window, float scale, void *workspace);
+    puna_status (*kv_append)(puna_context *, const puna_kv_sequence *sequences, int32_t count, int32_t cache_dtype,
+                             int64_t layer, const float *k, const float *v, int64_t kv_stride, int64_t NKV, int64_t HD);
+    puna_status (*attention_cached_forward)(puna_context *, float *y, int64_t y_stride, const float *q, int64_t q_stride,
+                                            const puna_kv_sequence *sequences, int32_t count, int32_t cache_dtype,
+                                            int64_t layer, int64_t NH, int64_t NKV, int64_t HD, int64_t window, float scale,
+                                            void *workspace);
+} puna_ops;
+
+struct puna_context {
+    const puna_ops *ops;
+    puna_pool *pool; /* null: one thread                                                                            */
+    int32_t threads;
+};
+
+extern const puna_ops puna_reference_ops;
+extern const puna_ops puna_cpu_baseline_ops;
+#if defined(__x86_64__) || defined(_M_X64)
+extern const puna_ops puna_cpu_avx2_ops;
+#endif
+
+/* Sets this thread's last error from a printf format and returns status, so that a check reads: return puna_fail(…). */
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+puna_status puna_fail(puna_status status, const char *format, ...);
+
+/*
+ * Runs body(arguments, share, thread) once for every share in [0, shares), on whichever threads are free, and returns when all
+ * are done. thread is in [0, context->threads) and is the caller's alone while the share runs: index per-thread workspace by it.
+ * Which thread takes which share is left open, so a share's result may depend on its number only. Shares should be several
+ * times as many as threads and each worth a few microseconds or more: a thread that is descheduled then costs one share.
+ * A call with one share, or on a context with one thread, runs on the caller without waking anybody.
+ */
+typedef void (*puna_share_body)(void *arguments, int64_t share, int32_t thread);
+void puna_parallel(puna_context *context, int64_t shares, puna_share_body body, void *arguments);
+
+/* Elements and bytes of a block; elements 0 when dtype is none. */
+typedef struct puna_block {
+    int64_t elements, bytes;
+} puna_block;
+puna_block puna_block_of(int32_t dtype);
+
+/* Bytes of a row of C elements, C a whole number of blocks. */
+static inline int64_t puna_row_bytes(int32_t dtype, int64_t C) {
+    puna_block block = puna_block_of(dtype);
+    return C / block.elements * block.bytes;
+}
+
+static inline int64_t puna_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t puna_max(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t puna_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+#endif
