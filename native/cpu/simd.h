@@ -1,6 +1,6 @@
 /*
  * The vector vocabulary of the CPU kernels, written once per instruction set. A kernel is compiled once per set, with
- * -DPUNA_CPU_<SET> and the set's flags, and names what it exports through PUNA_ISA_NAME.
+ * -DPUNA_VARIANT_<SET> and the set's flags (see runtime/kernels.h).
  *
  *   set        width  needs
  *   BASELINE     4    SSE2 on x86-64, NEON on aarch64
@@ -19,16 +19,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(PUNA_CPU_BASELINE)
-#define PUNA_ISA_NAME(name) name##_baseline
-#elif defined(PUNA_CPU_AVX2)
-#define PUNA_ISA_NAME(name) name##_avx2
-#elif defined(PUNA_CPU_AVX512)
-#define PUNA_ISA_NAME(name) name##_avx512
-#else
-#error "compile CPU kernels with -DPUNA_CPU_BASELINE, -DPUNA_CPU_AVX2 or -DPUNA_CPU_AVX512"
-#endif
-
 /* Kernels written for a constant tile size rely on being inlined where the size is known. */
 #if defined(_MSC_VER) && !defined(__clang__)
 #define PUNA_INLINE static __forceinline
@@ -36,7 +26,7 @@
 #define PUNA_INLINE static inline __attribute__((always_inline))
 #endif
 
-#if defined(PUNA_CPU_AVX512)
+#if defined(PUNA_VARIANT_AVX512)
 /* ---------------------------------------------------------------------------------------------------------------- AVX-512 */
 #include <immintrin.h>
 
@@ -102,7 +92,7 @@ PUNA_INLINE vec vec_pow2_halves(vec t, vec *rest) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(half, bias), 23));
 }
 
-#elif defined(PUNA_CPU_AVX2)
+#elif defined(PUNA_VARIANT_AVX2)
 /* ------------------------------------------------------------------------------------------------------------------- AVX2 */
 #include <immintrin.h>
 
@@ -173,7 +163,7 @@ PUNA_INLINE vec vec_pow2_halves(vec t, vec *rest) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
 }
 
-#elif defined(__x86_64__) || defined(_M_X64)
+#elif defined(PUNA_VARIANT_BASELINE) && (defined(__x86_64__) || defined(_M_X64))
 /* ------------------------------------------------------------------------------------------------------------------- SSE2 */
 #include <emmintrin.h>
 
@@ -267,7 +257,7 @@ PUNA_INLINE vec vec_pow2_halves(vec t, vec *rest) {
     return _mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(half, bias), 23));
 }
 
-#elif defined(__aarch64__)
+#elif defined(PUNA_VARIANT_BASELINE) && defined(__aarch64__)
 /* ------------------------------------------------------------------------------------------------------------------- NEON */
 #include <arm_neon.h>
 
@@ -344,7 +334,7 @@ PUNA_INLINE vec vec_pow2_halves(vec t, vec *rest) {
 }
 
 #else
-#error "the baseline knows x86-64 and aarch64"
+#error "compile with PUNA_VARIANT_BASELINE, _AVX2 or _AVX512; the baseline knows x86-64 and aarch64"
 #endif
 /* ------------------------------------------------------------------------------------------------------------- every width */
 
