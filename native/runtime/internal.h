@@ -57,7 +57,7 @@ struct puna_context {
 
 extern const puna_ops puna_reference_ops;
 extern const puna_ops puna_cpu_baseline_ops;
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 extern const puna_ops puna_cpu_avx2_ops;
 #endif
 
@@ -77,11 +77,27 @@ puna_status puna_fail(puna_status status, const char *format, ...);
 typedef void (*puna_share_body)(void *arguments, int64_t share, int32_t thread);
 void puna_parallel(puna_context *context, int64_t shares, puna_share_body body, void *arguments);
 
+/*
+ * A pool of threads - 1 workers behind one context; null stands for no workers. Creating fails with PUNA_STATUS_OUT_OF_MEMORY
+ * and leaves nothing behind.
+ */
+#define PUNA_MAX_THREADS 1024
+puna_status puna_pool_create(int32_t threads, puna_pool **pool);
+void puna_pool_destroy(puna_pool *pool);
+
+/* Whether processor and operating system have PUNA_ISA_*, and how many processors this process may use (at least 1). */
+bool puna_cpu_has(int32_t isa);
+int32_t puna_cpu_count(void);
+
+/* Copies text as puna_last_error does. */
+int64_t puna_copy_text(const char *text, char *buffer, int64_t capacity);
+
 /* Elements and bytes of a block; elements 0 when dtype is none. */
 typedef struct puna_block {
     int64_t elements, bytes;
 } puna_block;
 puna_block puna_block_of(int32_t dtype);
+const char *puna_dtype_name(int32_t dtype);
 
 /* Bytes of a row of C elements, C a whole number of blocks. */
 static inline int64_t puna_row_bytes(int32_t dtype, int64_t C) {

@@ -1,0 +1,97 @@
+#include "internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* The instruction sets compiled in, best first. */
+static const struct {
+    int32_t isa;
+    const puna_ops *ops;
+} variants[] = {
+#if defined(__x86_64__)
+    {PUNA_ISA_AVX2, &puna_cpu_avx2_ops},
+#endif
+    {PUNA_ISA_BASELINE, &puna_cpu_baseline_ops},
+    {PUNA_ISA_REFERENCE, &puna_reference_ops},
+};
+enum { VARIANTS = sizeof variants / sizeof variants[0] };
+
+static const char *isa_name(int32_t isa) {
+    static const char *const names[] = {"auto", "reference", "baseline", "avx2", "avx512"};
+    return names[isa];
+}
+
+static puna_status choose(int32_t isa, const puna_ops **ops) {
+    for (int i = 0; i < VARIANTS; i++) {
+        if (isa != PUNA_ISA_AUTO && isa != variants[i].isa) continue;
+        if (puna_cpu_has(variants[i].isa)) {
+            *ops = variants[i].ops;
+            return PUNA_STATUS_OK;
+        }
+        if (isa != PUNA_ISA_AUTO)
+            return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: this processor or its operating system has no %s; "
+                             "PUNA_ISA_AUTO takes the best there is", isa_name(isa));
+    }
+    return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: this build has no %s kernels (%s)", isa_name(isa),
+                     puna_build_info());
+}
+
+static puna_status check_options(const puna_context_options *options) {
+    const puna_status invalid = PUNA_STATUS_INVALID_ARGUMENT;
+    if (options->backend != PUNA_BACKEND_CPU && options->backend != PUNA_BACKEND_CUDA)
+        return puna_fail(invalid, "puna_context_create: backend is %d, expected 0 (CPU) or 1 (CUDA)", options->backend);
+    if (options->device < 0)
+        return puna_fail(invalid, "puna_context_create: device is %d, expected at least 0", options->device);
+    if (options->backend == PUNA_BACKEND_CUDA)
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: this build has no CUDA backend (%s)", puna_build_info());
+    if (options->device > 0)
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: device is %d, but the CPU is one device, 0",
+                         options->device);
+    if (options->threads < 0 || options->threads > PUNA_MAX_THREADS)
+        return puna_fail(invalid, "puna_context_create: threads is %d, expected 0 (as many as this process may use) to %d",
+                         options->threads, PUNA_MAX_THREADS);
+    if (options->isa < PUNA_ISA_AUTO || options->isa > PUNA_ISA_AVX512)
+        return puna_fail(invalid, "puna_context_create: isa is %d, expected 0 to %d", options->isa, PUNA_ISA_AVX512);
+    return PUNA_STATUS_OK;
+}
+
+puna_status puna_context_create(const puna_context_options *options, const char *library, puna_context **context) {
+    (void)library;
+    if (options == NULL || context == NULL)
+        return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "puna_context_create: %s is null",
+                         options == NULL ? "options" : "context");
+    puna_status status = check_options(options);
+    const puna_ops *ops = NULL;
+    if (status == PUNA_STATUS_OK) status = choose(options->isa, &ops);
+    if (status != PUNA_STATUS_OK) return status;
+
+    puna_context *made = calloc(1, sizeof *made);
+    if (made == NULL)
+        return puna_fail(PUNA_STATUS_OUT_OF_MEMORY, "puna_context_create: no memory for a context of %zu bytes", sizeof *made);
+    made->ops = ops;
+    made->threads = options->threads > 0 ? options->threads : puna_cpu_count();
+    if (ops == &puna_reference_ops) made->threads = 1;
+    if (made->threads > 1) {
+        status = puna_pool_create(made->threads, &made->pool);
+        if (status != PUNA_STATUS_OK) {
+            free(made);
+            return status;
+        }
+    }
+    *context = made;
+    return PUNA_STATUS_OK;
+}
+
+void puna_context_destroy(puna_context *context) {
+    if (context == NULL) return;
+    puna_pool_destroy(context->pool);
+    free(context);
+}
+
+int64_t puna_context_describe(const puna_context *context, char *buffer, int64_t capacity) {
+    char line[96] = "no context";
+    if (context != NULL)
+        snprintf(line, sizeof line, "cpu %s, %d %s", context->ops->name, context->threads,
+                 context->threads == 1 ? "thread" : "threads");
+    return puna_copy_text(line, buffer, capacity);
+}

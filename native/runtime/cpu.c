@@ -1,0 +1,125 @@
+/* What this process may use of this machine: instruction sets, and how many processors. */
+#if defined(__linux__)
+#define _GNU_SOURCE
+#include <sched.h>
+#endif
+
+#include "internal.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+/* Which register states the operating system saves: without its consent the instructions trap although the processor has them. */
+static uint64_t saved_states(void) {
+    uint32_t eax, edx;
+    __asm__ volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+    return (uint64_t)edx << 32 | eax;
+}
+
+bool puna_cpu_has(int32_t isa) {
+    if (isa == PUNA_ISA_REFERENCE || isa == PUNA_ISA_BASELINE) return true;
+    uint32_t a, b, c, d;
+    const uint32_t leaf1 = bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & leaf1) != leaf1) return false;
+    const uint64_t states = saved_states(), ymm = 0x6, zmm = 0xe6;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    const uint32_t avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
+    switch (isa) {
+    case PUNA_ISA_AVX2: return (states & ymm) == ymm && (b & bit_AVX2) != 0;
+    case PUNA_ISA_AVX512: return (states & zmm) == zmm && (b & bit_AVX2) != 0 && (b & avx512) == avx512;
+    default: return false;
+    }
+}
+#else
+bool puna_cpu_has(int32_t isa) { return isa == PUNA_ISA_REFERENCE || isa == PUNA_ISA_BASELINE; }
+#endif
+
+#if defined(__linux__)
+
+static int32_t processors_allowed(void) {
+    /* The kernel refuses a mask smaller than its own, so try larger ones. */
+    for (int bits = 1024; bits <= 1 << 20; bits *= 4) {
+        cpu_set_t *set = CPU_ALLOC(bits);
+        if (set == NULL) break;
+        size_t bytes = CPU_ALLOC_SIZE(bits);
+        int count = sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
+        CPU_FREE(set);
+        if (count > 0) return count;
+    }
+    return (int32_t)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* Processors' worth of time that the group at directory grants: cpu.max "quota period" (v2) or a file for each (v1). */
+static double group_processors(const char *directory, bool v2) {
+    char path[PATH_MAX + 32];
+    double quota = 0, period = 0;
+    FILE *file;
+    if (v2) {
+        snprintf(path, sizeof path, "%s/cpu.max", directory);
+        if ((file = fopen(path, "re")) == NULL) return 0;
+        if (fscanf(file, "%lf %lf", &quota, &period) != 2) quota = 0; /* "max": no limit */
+        fclose(file);
+    } else {
+        snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", directory);
+        if ((file = fopen(path, "re")) == NULL) return 0;
+        if (fscanf(file, "%lf", &quota) != 1) quota = 0; /* -1: no limit */
+        fclose(file);
+        snprintf(path, sizeof path, "%s/cpu.cfs_period_us", directory);
+        if ((file = fopen(path, "re")) == NULL) return 0;
+        if (fscanf(file, "%lf", &period) != 1) period = 0;
+        fclose(file);
+    }
+    return quota > 0 && period > 0 ? quota / period : 0;
+}
+
+/* The tightest limit among the process's group and its ancestors, rounded up; 0 when there is none. */
+static int32_t processors_granted(void) {
+    FILE *file = fopen("/proc/self/cgroup", "re");
+    if (file == NULL) return 0;
+    double granted = 0;
+    char line[PATH_MAX];
+    while (fgets(line, sizeof line, file) != NULL) {
+        line[strcspn(line, "\n")] = '\0';
+        /* hierarchy:controllers:path, v2 with no controllers */
+        char *controllers = strchr(line, ':');
+        char *path = controllers != NULL ? strchr(controllers + 1, ':') : NULL;
+        if (path == NULL) continue;
+        *path++ = '\0';
+        controllers++;
+        bool v2 = *controllers == '\0', v1 = false;
+        for (char *state = NULL, *name = strtok_r(controllers, ",", &state); name != NULL; name = strtok_r(NULL, ",", &state))
+            v1 |= strcmp(name, "cpu") == 0;
+        if (!v1 && !v2) continue;
+        for (;;) {
+            char directory[PATH_MAX];
+            if (snprintf(directory, sizeof directory, "/sys/fs/cgroup%s%s", v2 ? "" : "/cpu", path) < (int)sizeof directory) {
+                double processors = group_processors(directory, v2);
+                if (processors > 0 && (granted == 0 || processors < granted)) granted = processors;
+            }
+            char *slash = strrchr(path, '/');
+            if (slash == NULL) break;
+            *slash = '\0';
+        }
+    }
+    fclose(file);
+    if (granted == 0 || granted > 1 << 20) return 0;
+    int32_t whole = (int32_t)granted;
+    return granted > whole ? whole + 1 : whole;
+}
+
+#else
+static int32_t processors_allowed(void) { return (int32_t)sysconf(_SC_NPROCESSORS_ONLN); }
+static int32_t processors_granted(void) { return 0; }
+#endif
+
+int32_t puna_cpu_count(void) {
+    int64_t count = processors_allowed(), granted = processors_granted();
+    if (granted > 0) count = puna_min(count, granted);
+    return (int32_t)puna_max(1, puna_min(count, PUNA_MAX_THREADS));
+}

@@ -1,0 +1,39 @@
+/*
+ * The kernels of one variant. Each file of native/reference is compiled once and each of native/cpu once per instruction set;
+ * PUNA_KERNEL gives a kernel's name the variant's prefix, so that all of them live in one library and meet in one table per
+ * variant (table.c). Signatures and contracts are those of puna_ops in internal.h.
+ */
+#ifndef PUNA_KERNELS_H
+#define PUNA_KERNELS_H
+
+#include "internal.h"
+
+#if defined(PUNA_VARIANT_REFERENCE)
+#define PUNA_VARIANT "reference"
+#define PUNA_KERNEL(name) puna_reference_##name
+#elif defined(PUNA_VARIANT_BASELINE)
+#define PUNA_VARIANT "baseline"
+#define PUNA_KERNEL(name) puna_cpu_baseline_##name
+#elif defined(PUNA_VARIANT_AVX2)
+#define PUNA_VARIANT "avx2"
+#define PUNA_KERNEL(name) puna_cpu_avx2_##name
+#else
+#error "compile this file through puna_kernels in CMakeLists.txt, which names its variant"
+#endif
+
+puna_status PUNA_KERNEL(dequantize)(puna_context *, float *y, const void *w, int32_t dtype, int64_t rows, int64_t C);
+puna_status PUNA_KERNEL(embedding_forward)(puna_context *, float *y, const void *table, int32_t dtype, const int32_t *ids,
+                                           int64_t rows, int64_t V, int64_t C);
+puna_status PUNA_KERNEL(rmsnorm_forward)(puna_context *, float *y, float *rstd, const float *x, const void *g, int32_t g_dtype,
+                                         int64_t rows, int64_t C, float eps);
+puna_status PUNA_KERNEL(add_forward)(puna_context *, float *y, const float *x, int64_t n);
+puna_status PUNA_KERNEL(swiglu_forward)(puna_context *, float *y, int64_t y_stride, const float *gate, const float *up,
+                                        int64_t x_stride, int64_t rows, int64_t FF);
+puna_status PUNA_KERNEL(log_softmax_forward)(puna_context *, float *y, const float *x, int64_t rows, int64_t V);
+puna_status PUNA_KERNEL(argmax_forward)(puna_context *, int32_t *y, const float *x, int64_t rows, int64_t V);
+puna_status PUNA_KERNEL(rope_table)(puna_context *, float *table, const float *frequencies, const int32_t *positions,
+                                    int64_t rows, int64_t HD, float magnitude);
+puna_status PUNA_KERNEL(rope_forward)(puna_context *, float *x, int64_t x_stride, const float *table, int32_t layout,
+                                      int64_t rows, int64_t heads, int64_t HD);
+
+#endif

@@ -1,0 +1,523 @@
+/*
+ * The public operations: every argument is checked here, once, before anything is written; a kernel relies on it.
+ *
+ * Order of the checks: numbers and types first, then, unless the call has nothing to do, pointers, then overlaps. A call with
+ * zero rows (or elements) is valid, does nothing and may pass null pointers.
+ */
+#include "internal.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+#define TRY(check)                                   \
+    do {                                             \
+        puna_status status_ = (check);               \
+        if (status_ != PUNA_STATUS_OK) return status_; \
+    } while (0)
+
+static const puna_status OK = PUNA_STATUS_OK, INVALID = PUNA_STATUS_INVALID_ARGUMENT;
+
+/* ------------------------------------------------- numbers ------------------------------------------------------------ */
+
+static puna_status check_context(const char *op, const puna_context *context) {
+    return context != NULL ? OK : puna_fail(INVALID, "%s: context is null", op);
+}
+
+static puna_status check_range(const char *op, const char *name, int64_t value, int64_t least, int64_t most) {
+    if (value >= least && value <= most) return OK;
+    if (most == INT64_MAX)
+        return puna_fail(INVALID, "%s: %s is %" PRId64 ", expected at least %" PRId64, op, name, value, least);
+    return puna_fail(INVALID, "%s: %s is %" PRId64 ", expected %" PRId64 " to %" PRId64, op, name, value, least, most);
+}
+
+static puna_status check_at_least(const char *op, const char *name, int64_t value, int64_t least) {
+    return check_range(op, name, value, least, INT64_MAX);
+}
+
+static puna_status check_stride(const char *op, const char *name, int64_t stride, int64_t width) {
+    if (stride >= width) return OK;
+    return puna_fail(INVALID, "%s: %s is %" PRId64 ", expected at least the row's width of %" PRId64, op, name, stride, width);
+}
+
+static puna_status check_finite(const char *op, const char *name, float value) {
+    return isfinite(value) ? OK : puna_fail(INVALID, "%s: %s is %g, expected a finite number", op, name, (double)value);
+}
+
+static puna_status check_dtype(const char *op, const char *name, int32_t dtype, int32_t count) {
+    if (dtype >= 0 && dtype < count) return OK;
+    return puna_fail(INVALID, "%s: %s is %d, expected 0 (F32) to %d (%s)", op, name, dtype, count - 1,
+                     puna_dtype_name(count - 1));
+}
+
+/* A row of columns elements of dtype must be whole blocks. */
+static puna_status check_blocks(const char *op, const char *name, int64_t columns, int32_t dtype) {
+    int64_t elements = puna_block_of(dtype).elements;
+    if (columns % elements == 0) return OK;
+    return puna_fail(INVALID, "%s: %s is %" PRId64 ", expected a multiple of %" PRId64 ", the block of %s", op, name, columns,
+                     elements, puna_dtype_name(dtype));
+}
+
+/* *product = a * b; a and b are not negative. */
+static puna_status check_product(const char *op, const char *name, int64_t a, int64_t b, int64_t *product) {
+    if (!__builtin_mul_overflow(a, b, product)) return OK;
+    return puna_fail(INVALID, "%s: the size of %s, %" PRId64 " x %" PRId64 ", does not fit 64 bits", op, name, a, b);
+}
+
+/* ------------------------------------------------- memory ------------------------------------------------------------- */
+
+/* What an argument covers: rows of width bytes, stride bytes apart. start is null for an optional argument left out. */
+typedef struct area {
+    const char *name;
+    uintptr_t start;
+    int64_t rows, width, stride;
+} area;
+
+/*
+ * Checks a pointer to rows of columns elements of dtype, stride elements apart, and describes what it covers.
+ * rows, columns >= 1, columns whole blocks; a stride other than columns is for plain types only.
+ */
+static puna_status check_rows(const char *op, const char *name, const void *pointer, int32_t dtype, int64_t rows,
+                              int64_t columns, int64_t stride, area *out) {
+    puna_block block = puna_block_of(dtype);
+    int64_t width, pitch, bytes;
+    TRY(check_product(op, name, columns / block.elements, block.bytes, &width));
+    TRY(check_product(op, name, stride / block.elements, block.bytes, &pitch));
+    TRY(check_product(op, name, rows, pitch, &bytes));
+    uintptr_t start = (uintptr_t)pointer;
+    if (pointer == NULL)
+        return puna_fail(INVALID, "%s: %s is null, expected %" PRId64 " rows of %" PRId64 " elements of %s", op, name, rows,
+                         columns, puna_dtype_name(dtype));
+    uintptr_t alignment = dtype == PUNA_DTYPE_F32 ? 4 : 2; /* a block's is that of its F16 scale */
+    if (start % alignment != 0)
+        return puna_fail(INVALID, "%s: %s is at address 0x%" PRIxPTR ", expected a multiple of %" PRIuPTR, op, name, start,
+                         alignment);
+    if ((uint64_t)bytes > UINTPTR_MAX - start)
+        return puna_fail(INVALID, "%s: %s of %" PRId64 " bytes at address 0x%" PRIxPTR " ends beyond the address space", op,
+                         name, bytes, start);
+    *out = (area){name, start, rows, width, pitch};
+    return OK;
+}
+
+static puna_status check_bytes(const char *op, const char *name, const void *pointer, int64_t bytes, area *out) {
+    if (bytes == 0) {
+        *out = (area){.name = name};
+        return OK;
+    }
+    if (pointer == NULL) return puna_fail(INVALID, "%s: %s is null, expected %" PRId64 " bytes", op, name, bytes);
+    if ((uint64_t)bytes > UINTPTR_MAX - (uintptr_t)pointer)
+        return puna_fail(INVALID, "%s: %s of %" PRId64 " bytes ends beyond the address space", op, name, bytes);
+    *out = (area){name, (uintptr_t)pointer, 1, bytes, bytes};
+    return OK;
+}
+
+/* Checks every value of an int32 array; pointer has been checked. */
+static puna_status check_values(const char *op, const char *name, const int32_t *values, int64_t count, int64_t end) {
+    for (int64_t i = 0; i < count; i++)
+        if (values[i] < 0 || values[i] >= end)
+            return puna_fail(INVALID, "%s: %s[%" PRId64 "] is %d, expected 0 to %" PRId64, op, name, i, values[i], end - 1);
+    return OK;
+}
+
+static bool areas_overlap(const area *a, const area *b) {
+    if (a->start == 0 || b->start == 0) return false;
+    if (a->start > b->start) {
+        const area *first = b;
+        b = a, a = first;
+    }
+    uintptr_t offset = b->start - a->start;
+    uintptr_t extent = (uintptr_t)((a->rows - 1) * a->stride + a->width);
+    if (offset >= extent) return false;
+    /* Columns of one row-major array: apart when b starts behind a's columns and ends before a's next row begins. */
+    if (a->rows == 1 || (b->rows > 1 && b->stride != a->stride)) return true;
+    uintptr_t column = offset % (uintptr_t)a->stride;
+    return column < (uintptr_t)a->width || column + (uintptr_t)b->width > (uintptr_t)a->stride;
+}
+
+static puna_status check_apart(const char *op, const area *output, const area *other) {
+    return areas_overlap(output, other) ? puna_fail(INVALID, "%s: %s overlaps %s", op, output->name, other->name) : OK;
+}
+
+/* output may be the very memory of input, but not overlap it otherwise. */
+static puna_status check_alias(const char *op, const area *output, const area *input) {
+    bool same = output->start == input->start && (output->stride == input->stride || output->rows == 1);
+    return same ? OK : check_apart(op, output, input);
+}
+
+/* ------------------------------------------------- rows --------------------------------------------------------------- */
+
+puna_status puna_dequantize(puna_context *context, float *y, const void *w, int32_t dtype, int64_t rows, int64_t C) {
+    const char *op = "puna_dequantize";
+    area y_area, w_area;
+    TRY(check_context(op, context));
+    TRY(check_dtype(op, "dtype", dtype, PUNA_DTYPE_COUNT));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_at_least(op, "C", C, 1));
+    TRY(check_blocks(op, "C", C, dtype));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, rows, C, C, &y_area));
+    TRY(check_rows(op, "w", w, dtype, rows, C, C, &w_area));
+    TRY(check_apart(op, &y_area, &w_area));
+    return context->ops->dequantize(context, y, w, dtype, rows, C);
+}
+
+puna_status puna_embedding_forward(puna_context *context, float *y, const void *table, int32_t dtype, const int32_t *ids,
+                                   int64_t rows, int64_t V, int64_t C) {
+    const char *op = "puna_embedding_forward";
+    area y_area, table_area, ids_area;
+    TRY(check_context(op, context));
+    TRY(check_dtype(op, "dtype", dtype, PUNA_DTYPE_COUNT));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_at_least(op, "V", V, 1));
+    TRY(check_at_least(op, "C", C, 1));
+    TRY(check_blocks(op, "C", C, dtype));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, rows, C, C, &y_area));
+    TRY(check_rows(op, "table", table, dtype, V, C, C, &table_area));
+    TRY(check_rows(op, "ids", ids, PUNA_DTYPE_F32, 1, rows, rows, &ids_area));
+    TRY(check_apart(op, &y_area, &table_area));
+    TRY(check_apart(op, &y_area, &ids_area));
+    TRY(check_values(op, "ids", ids, rows, V));
+    return context->ops->embedding_forward(context, y, table, dtype, ids, rows, V, C);
+}
+
+puna_status puna_rmsnorm_forward(puna_context *context, float *y, float *rstd, const float *x, const void *g, int32_t g_dtype,
+                                 int64_t rows, int64_t C, float eps) {
+    const char *op = "puna_rmsnorm_forward";
+    area y_area, rstd_area = {.name = "rstd"}, x_area, g_area;
+    TRY(check_context(op, context));
+    TRY(check_dtype(op, "g_dtype", g_dtype, PUNA_DTYPE_BF16 + 1));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_at_least(op, "C", C, 1));
+    if (!(eps >= 0 && isfinite(eps)))
+        return puna_fail(INVALID, "%s: eps is %g, expected a finite number, at least 0", op, (double)eps);
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, rows, C, C, &y_area));
+    if (rstd != NULL) TRY(check_rows(op, "rstd", rstd, PUNA_DTYPE_F32, 1, rows, rows, &rstd_area));
+    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, C, C, &x_area));
+    TRY(check_rows(op, "g", g, g_dtype, 1, C, C, &g_area));
+    TRY(check_alias(op, &y_area, &x_area));
+    TRY(check_apart(op, &y_area, &g_area));
+    TRY(check_apart(op, &rstd_area, &y_area));
+    TRY(check_apart(op, &rstd_area, &x_area));
+    TRY(check_apart(op, &rstd_area, &g_area));
+    return context->ops->rmsnorm_forward(context, y, rstd, x, g, g_dtype, rows, C, eps);
+}
+
+puna_status puna_add_forward(puna_context *context, float *y, const float *x, int64_t n) {
+    const char *op = "puna_add_forward";
+    area y_area, x_area;
+    TRY(check_context(op, context));
+    TRY(check_at_least(op, "n", n, 0));
+    if (n == 0) return OK;
+    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, 1, n, n, &y_area));
+    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, 1, n, n, &x_area));
+    TRY(check_apart(op, &y_area, &x_area));
+    return context->ops->add_forward(context, y, x, n);
+}
+
+puna_status puna_swiglu_forward(puna_context *context, float *y, int64_t y_stride, const float *gate, const float *up,
+                                int64_t x_stride, int64_t rows, int64_t FF) {
+    const char *op = "puna_swiglu_forward";
+    area y_area, gate_area, up_area;
+    TRY(check_context(op, context));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_at_least(op, "FF", FF, 1));
+    TRY(check_stride(op, "y_stride", y_stride, FF));
+    TRY(check_stride(op, "x_stride", x_stride, FF));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, rows, FF, y_stride, &y_area));
+    TRY(check_rows(op, "gate", gate, PUNA_DTYPE_F32, rows, FF, x_stride, &gate_area));
+    TRY(check_rows(op, "up", up, PUNA_DTYPE_F32, rows, FF, x_stride, &up_area));
+    TRY(check_alias(op, &y_area, &gate_area));
+    TRY(check_alias(op, &y_area, &up_area));
+    return context->ops->swiglu_forward(context, y, y_stride, gate, up, x_stride, rows, FF);
+}
+
+puna_status puna_log_softmax_forward(puna_context *context, float *y, const float *x, int64_t rows, int64_t V) {
+    const char *op = "puna_log_softmax_forward";
+    area y_area, x_area;
+    TRY(check_context(op, context));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_at_least(op, "V", V, 1));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, rows, V, V, &y_area));
+    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, V, V, &x_area));
+    TRY(check_alias(op, &y_area, &x_area));
+    return context->ops->log_softmax_forward(context, y, x, rows, V);
+}
+
+puna_status puna_argmax_forward(puna_context *context, int32_t *y, const float *x, int64_t rows, int64_t V) {
+    const char *op = "puna_argmax_forward";
+    area y_area, x_area;
+    TRY(check_context(op, context));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_range(op, "V", V, 1, INT32_MAX));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, 1, rows, rows, &y_area));
+    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, V, V, &x_area));
+    TRY(check_apart(op, &y_area, &x_area));
+    return context->ops->argmax_forward(context, y, x, rows, V);
+}
+
+/* ------------------------------------------------- rotary position embedding ------------------------------------------ */
+
+static puna_status check_head_width(const char *op, int64_t HD) {
+    if (HD >= 2 && HD % 2 == 0) return OK;
+    return puna_fail(INVALID, "%s: HD is %" PRId64 ", expected an even number, at least 2", op, HD);
+}
+
+puna_status puna_rope_table(puna_context *context, float *table, const float *frequencies, const int32_t *positions,
+                            int64_t rows, int64_t HD, float magnitude) {
+    const char *op = "puna_rope_table";
+    area table_area, frequencies_area, positions_area;
+    TRY(check_context(op, context));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_head_width(op, HD));
+    TRY(check_finite(op, "magnitude", magnitude));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "table", table, PUNA_DTYPE_F32, rows, HD, HD, &table_area));
+    TRY(check_rows(op, "frequencies", frequencies, PUNA_DTYPE_F32, 1, HD / 2, HD / 2, &frequencies_area));
+    TRY(check_rows(op, "positions", positions, PUNA_DTYPE_F32, 1, rows, rows, &positions_area));
+    TRY(check_apart(op, &table_area, &frequencies_area));
+    TRY(check_apart(op, &table_area, &positions_area));
+    TRY(check_values(op, "positions", positions, rows, (int64_t)INT32_MAX + 1));
+    return context->ops->rope_table(context, table, frequencies, positions, rows, HD, magnitude);
+}
+
+puna_status puna_rope_forward(puna_context *context, float *x, int64_t x_stride, const float *table, int32_t layout,
+                              int64_t rows, int64_t heads, int64_t HD) {
+    const char *op = "puna_rope_forward";
+    area x_area, table_area;
+    int64_t width;
+    TRY(check_context(op, context));
+    TRY(check_range(op, "layout", layout, PUNA_ROPE_INTERLEAVED, PUNA_ROPE_HALVES));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_at_least(op, "heads", heads, 1));
+    TRY(check_head_width(op, HD));
+    TRY(check_product(op, "a row of x", heads, HD, &width));
+    TRY(check_stride(op, "x_stride", x_stride, width));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, width, x_stride, &x_area));
+    TRY(check_rows(op, "table", table, PUNA_DTYPE_F32, rows, HD, HD, &table_area));
+    TRY(check_apart(op, &x_area, &table_area));
+    return context->ops->rope_forward(context, x, x_stride, table, layout, rows, heads, HD);
+}
+
+/* ------------------------------------------------- matrix product ----------------------------------------------------- */
+
+static puna_status check_products(const char *op, const puna_matmul_product *products, int32_t count, int64_t rows,
+                                  int64_t K) {
+    TRY(check_range(op, "count", count, 1, PUNA_MATMUL_MAX_PRODUCTS));
+    if (products == NULL) return puna_fail(INVALID, "%s: products is null, expected %d of them", op, count);
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_at_least(op, "K", K, 1));
+    for (int32_t p = 0; p < count; p++) {
+        TRY(check_at_least(op, "N of a product", products[p].N, 1));
+        TRY(check_stride(op, "y_stride of a product", products[p].y_stride, products[p].N));
+        TRY(check_dtype(op, "w_dtype of a product", products[p].w_dtype, PUNA_DTYPE_COUNT));
+        TRY(check_range(op, "accumulate of a product", products[p].accumulate, 0, 1));
+        TRY(check_blocks(op, "K", K, products[p].w_dtype));
+    }
+    return OK;
+}
+
+puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_product *products, int32_t count, int64_t rows,
+                                       int64_t K, int64_t *bytes) {
+    const char *op = "puna_matmul_workspace_size";
+    int64_t x_bytes;
+    TRY(check_context(op, context));
+    TRY(check_products(op, products, count, rows, K));
+    TRY(check_product(op, "x", K, sizeof(float), &x_bytes));
+    TRY(check_product(op, "x", rows, x_bytes, &x_bytes));
+    if (bytes == NULL) return puna_fail(INVALID, "%s: bytes is null", op);
+    *bytes = context->ops->matmul_workspace_size(context, products, count, rows, K);
+    return OK;
+}
+
+puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product *products, int32_t count, float *y0,
+                                const void *w0, float *y1, const void *w1, float *y2, const void *w2, const float *x,
+                                int64_t x_stride, int64_t rows, int64_t K, void *workspace, int64_t workspace_bytes) {
+    const char *op = "puna_matmul_forward";
+    static const char *const y_names[] = {"y0", "y1", "y2"}, *const w_names[] = {"w0", "w1", "w2"};
+    float *const y[PUNA_MATMUL_MAX_PRODUCTS] = {y0, y1, y2};
+    const void *const w[PUNA_MATMUL_MAX_PRODUCTS] = {w0, w1, w2};
+    area y_area[PUNA_MATMUL_MAX_PRODUCTS], w_area[PUNA_MATMUL_MAX_PRODUCTS], x_area, workspace_area;
+    TRY(check_context(op, context));
+    TRY(check_products(op, products, count, rows, K));
+    TRY(check_stride(op, "x_stride", x_stride, K));
+    TRY(check_at_least(op, "workspace_bytes", workspace_bytes, 0));
+    for (int32_t p = count; p < PUNA_MATMUL_MAX_PRODUCTS; p++)
+        if (y[p] != NULL || w[p] != NULL)
+            return puna_fail(INVALID, "%s: %s is not null, but count is %d", op, y[p] != NULL ? y_names[p] : w_names[p], count);
+    if (rows == 0) return OK;
+
+    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, K, x_stride, &x_area));
+    for (int32_t p = 0; p < count; p++) {
+        TRY(check_rows(op, y_names[p], y[p], PUNA_DTYPE_F32, rows, products[p].N, products[p].y_stride, &y_area[p]));
+        TRY(check_rows(op, w_names[p], w[p], products[p].w_dtype, products[p].N, K, K, &w_area[p]));
+    }
+    int64_t wanted = context->ops->matmul_workspace_size(context, products, count, rows, K);
+    TRY(check_at_least(op, "workspace_bytes", workspace_bytes, wanted));
+    TRY(check_bytes(op, "workspace", workspace, wanted, &workspace_area));
+    TRY(check_apart(op, &workspace_area, &x_area));
+    for (int32_t p = 0; p < count; p++) {
+        TRY(check_apart(op, &y_area[p], &x_area));
+        TRY(check_apart(op, &workspace_area, &y_area[p]));
+        TRY(check_apart(op, &workspace_area, &w_area[p]));
+        for (int32_t other = 0; other < count; other++) {
+            TRY(check_apart(op, &y_area[p], &w_area[other]));
+            if (other < p) TRY(check_apart(op, &y_area[p], &y_area[other]));
+        }
+    }
+    return context->ops->matmul_forward(context, products, count, y, w, x, x_stride, rows, K, workspace);
+}
+
+/* ------------------------------------------------- attention ---------------------------------------------------------- */
+
+static puna_status check_heads(const char *op, int64_t NH, int64_t NKV, int64_t HD) {
+    int64_t width;
+    TRY(check_at_least(op, "NKV", NKV, 1));
+    TRY(check_at_least(op, "NH", NH, 1));
+    TRY(check_at_least(op, "HD", HD, 1));
+    if (NH % NKV != 0)
+        return puna_fail(INVALID, "%s: NH is %" PRId64 ", expected a multiple of NKV, %" PRId64, op, NH, NKV);
+    return check_product(op, "a row of heads", NH, HD, &width);
+}
+
+puna_status puna_attention_workspace_size(puna_context *context, int64_t NH, int64_t NKV, int64_t HD, int64_t *bytes) {
+    const char *op = "puna_attention_workspace_size";
+    TRY(check_context(op, context));
+    TRY(check_heads(op, NH, NKV, HD));
+    if (bytes == NULL) return puna_fail(INVALID, "%s: bytes is null", op);
+    *bytes = context->ops->attention_workspace_size(context, NH, NKV, HD);
+    return OK;
+}
+
+puna_status puna_attention_forward(puna_context *context, float *y, int64_t y_stride, float *lse, const float *q,
+                                   int64_t q_stride, const float *k, const float *v, int64_t kv_stride, int64_t B, int64_t T,
+                                   int64_t S, int64_t NH, int64_t NKV, int64_t HD, int64_t window, float scale, void *workspace,
+                                   int64_t workspace_bytes) {
+    const char *op = "puna_attention_forward";
+    area y_area, lse_area = {.name = "lse"}, q_area, k_area, v_area, workspace_area;
+    int64_t q_rows, kv_rows, lse_elements;
+    TRY(check_context(op, context));
+    TRY(check_heads(op, NH, NKV, HD));
+    TRY(check_at_least(op, "B", B, 0));
+    TRY(check_at_least(op, "T", T, 0));
+    TRY(check_at_least(op, "S", S, T));
+    TRY(check_at_least(op, "window", window, 0));
+    TRY(check_finite(op, "scale", scale));
+    TRY(check_stride(op, "y_stride", y_stride, NH * HD));
+    TRY(check_stride(op, "q_stride", q_stride, NH * HD));
+    TRY(check_stride(op, "kv_stride", kv_stride, NKV * HD));
+    TRY(check_at_least(op, "workspace_bytes", workspace_bytes, 0));
+    TRY(check_product(op, "q", B, T, &q_rows));
+    TRY(check_product(op, "k", B, S, &kv_rows));
+    TRY(check_product(op, "lse", q_rows, NH, &lse_elements));
+    if (q_rows == 0) return OK;
+
+    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, q_rows, NH * HD, y_stride, &y_area));
+    if (lse != NULL) TRY(check_rows(op, "lse", lse, PUNA_DTYPE_F32, 1, lse_elements, lse_elements, &lse_area));
+    TRY(check_rows(op, "q", q, PUNA_DTYPE_F32, q_rows, NH * HD, q_stride, &q_area));
+    TRY(check_rows(op, "k", k, PUNA_DTYPE_F32, kv_rows, NKV * HD, kv_stride, &k_area));
+    TRY(check_rows(op, "v", v, PUNA_DTYPE_F32, kv_rows, NKV * HD, kv_stride, &v_area));
+    int64_t wanted = context->ops->attention_workspace_size(context, NH, NKV, HD);
+    TRY(check_at_least(op, "workspace_bytes", workspace_bytes, wanted));
+    TRY(check_bytes(op, "workspace", workspace, wanted, &workspace_area));
+    const area *outputs[] = {&y_area, &lse_area, &workspace_area}, *inputs[] = {&q_area, &k_area, &v_area};
+    for (int o = 0; o < 3; o++) {
+        for (int i = 0; i < 3; i++) TRY(check_apart(op, outputs[o], inputs[i]));
+        for (int other = 0; other < o; other++) TRY(check_apart(op, outputs[o], outputs[other]));
+    }
+    return context->ops->attention_forward(context, y, y_stride, lse, q, q_stride, k, v, kv_stride, B, T, S, NH, NKV, HD,
+                                           window, scale, workspace);
+}
+
+/*
+ * Checks the sequences of a step and their caches, up to and including the layer, and counts the step's rows. A cache may be
+ * null only for a sequence without rows. Whether a cache overlaps an array is left to check_caches_apart.
+ */
+static puna_status check_sequences(const char *op, const puna_kv_sequence *sequences, int32_t count, int32_t cache_dtype,
+                                   int64_t layer, int64_t NKV, int64_t HD, int64_t *rows) {
+    TRY(check_at_least(op, "count", count, 0));
+    TRY(check_dtype(op, "cache_dtype", cache_dtype, PUNA_DTYPE_F16 + 1));
+    TRY(check_range(op, "layer", layer, 0, INT32_MAX));
+    if (count > 0 && sequences == NULL) return puna_fail(INVALID, "%s: sequences is null, expected %d of them", op, count);
+    *rows = 0;
+    for (int32_t s = 0; s < count; s++) {
+        const puna_kv_sequence *sequence = &sequences[s];
+        if (sequence->capacity < 1 || sequence->position < 0 || sequence->rows < 0 ||
+            sequence->position > sequence->capacity || sequence->rows > sequence->capacity - sequence->position)
+            return puna_fail(INVALID, "%s: sequences[%d] has position %" PRId64 ", rows %" PRId64 " and capacity %" PRId64
+                             ", expected none negative and position + rows at most capacity", op, s, sequence->position,
+                             sequence->rows, sequence->capacity);
+        if (__builtin_add_overflow(*rows, sequence->rows, rows))
+            return puna_fail(INVALID, "%s: the rows of the sequences together do not fit 64 bits", op);
+        area cache;
+        int64_t heads, cache_rows;
+        TRY(check_product(op, "a cache", (layer + 1) * 2, NKV, &heads));
+        TRY(check_product(op, "a cache", heads, sequence->capacity, &cache_rows));
+        if (sequence->rows > 0)
+            TRY(check_rows(op, "cache of a sequence", sequence->cache, cache_dtype, cache_rows, HD, HD, &cache));
+    }
+    return OK;
+}
+
+/* array, and the layer's part of every cache, share no byte. */
+static puna_status check_caches_apart(const char *op, const puna_kv_sequence *sequences, int32_t count, int32_t cache_dtype,
+                                      int64_t layer, int64_t NKV, int64_t HD, const area *array) {
+    for (int32_t s = 0; s < count; s++) {
+        if (sequences[s].rows == 0) continue;
+        int64_t bytes = 2 * NKV * sequences[s].capacity * puna_row_bytes(cache_dtype, HD);
+        area cache = {"cache of a sequence", (uintptr_t)sequences[s].cache + (uintptr_t)(layer * bytes), 1, bytes, bytes};
+        TRY(check_apart(op, array, &cache));
+    }
+    return OK;
+}
+
+puna_status puna_kv_append(puna_context *context, const puna_kv_sequence *sequences, int32_t count, int32_t cache_dtype,
+                           int64_t layer, const float *k, const float *v, int64_t kv_stride, int64_t NKV, int64_t HD) {
+    const char *op = "puna_kv_append";
+    area k_area, v_area;
+    int64_t rows;
+    TRY(check_context(op, context));
+    TRY(check_heads(op, NKV, NKV, HD));
+    TRY(check_stride(op, "kv_stride", kv_stride, NKV * HD));
+    TRY(check_sequences(op, sequences, count, cache_dtype, layer, NKV, HD, &rows));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "k", k, PUNA_DTYPE_F32, rows, NKV * HD, kv_stride, &k_area));
+    TRY(check_rows(op, "v", v, PUNA_DTYPE_F32, rows, NKV * HD, kv_stride, &v_area));
+    TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &k_area));
+    TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &v_area));
+    return context->ops->kv_append(context, sequences, count, cache_dtype, layer, k, v, kv_stride, NKV, HD);
+}
+
+puna_status puna_attention_cached_forward(puna_context *context, float *y, int64_t y_stride, const float *q, int64_t q_stride,
+                                          const puna_kv_sequence *sequences, int32_t count, int32_t cache_dtype, int64_t layer,
+                                          int64_t NH, int64_t NKV, int64_t HD, int64_t window, float scale, void *workspace,
+                                          int64_t workspace_bytes) {
+    const char *op = "puna_attention_cached_forward";
+    area y_area, q_area, workspace_area;
+    int64_t rows;
+    TRY(check_context(op, context));
+    TRY(check_heads(op, NH, NKV, HD));
+    TRY(check_at_least(op, "window", window, 0));
+    TRY(check_finite(op, "scale", scale));
+    TRY(check_stride(op, "y_stride", y_stride, NH * HD));
+    TRY(check_stride(op, "q_stride", q_stride, NH * HD));
+    TRY(check_at_least(op, "workspace_bytes", workspace_bytes, 0));
+    TRY(check_sequences(op, sequences, count, cache_dtype, layer, NKV, HD, &rows));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, rows, NH * HD, y_stride, &y_area));
+    TRY(check_rows(op, "q", q, PUNA_DTYPE_F32, rows, NH * HD, q_stride, &q_area));
+    int64_t wanted = context->ops->attention_workspace_size(context, NH, NKV, HD);
+    TRY(check_at_least(op, "workspace_bytes", workspace_bytes, wanted));
+    TRY(check_bytes(op, "workspace", workspace, wanted, &workspace_area));
+    TRY(check_apart(op, &y_area, &q_area));
+    TRY(check_apart(op, &workspace_area, &y_area));
+    TRY(check_apart(op, &workspace_area, &q_area));
+    TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &y_area));
+    TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &workspace_area));
+    return context->ops->attention_cached_forward(context, y, y_stride, q, q_stride, sequences, count, cache_dtype, layer, NH,
+                                                  NKV, HD, window, scale, workspace);
+}

@@ -1,0 +1,15 @@
+/* The table of one variant's kernels, compiled once per variant like the kernels themselves. */
+#include "kernels.h"
+
+const puna_ops PUNA_KERNEL(ops) = {
+    .name = PUNA_VARIANT,
+    .dequantize = PUNA_KERNEL(dequantize),
+    .embedding_forward = PUNA_KERNEL(embedding_forward),
+    .rmsnorm_forward = PUNA_KERNEL(rmsnorm_forward),
+    .add_forward = PUNA_KERNEL(add_forward),
+    .swiglu_forward = PUNA_KERNEL(swiglu_forward),
+    .log_softmax_forward = PUNA_KERNEL(log_softmax_forward),
+    .argmax_forward = PUNA_KERNEL(argmax_forward),
+    .rope_table = PUNA_KERNEL(rope_table),
+    .rope_forward = PUNA_KERNEL(rope_forward),
+};
