@@ -1,0 +1,66 @@
+package io.puna.format;
+
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.nio.channels.FileChannel;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+import java.util.concurrent.locks.LockSupport;
+
+/** Files mapped read-only, all in one shared arena. */
+final class Mapping implements AutoCloseable {
+    private static final long WAIT_NANOS = 100_000;
+
+    private final Arena arena = Arena.ofShared();
+    private long byteSize;
+
+    /**
+     * {@return the whole of a file as a read-only segment, never empty}
+     *
+     * @throws CheckpointException if it is not a regular file, or empty
+     */
+    MemorySegment map(Path file) throws IOException {
+        if (Files.exists(file) && !Files.isRegularFile(file)) {
+            throw new CheckpointException(file, "a regular file", Files.isDirectory(file) ? "a directory" : "a special file");
+        }
+        try (FileChannel channel = FileChannel.open(file, StandardOpenOption.READ)) {
+            long size = channel.size();
+            if (size == 0) {
+                throw new CheckpointException(file, "a checkpoint", "an empty file");
+            }
+            byteSize += size;
+            return channel.map(FileChannel.MapMode.READ_ONLY, 0, size, arena);
+        }
+    }
+
+    /** {@return the bytes of all files mapped so far} */
+    long byteSize() {
+        return byteSize;
+    }
+
+    /** @throws IllegalStateException if closed */
+    void requireOpen() {
+        if (!arena.scope().isAlive()) {
+            throw new IllegalStateException("checkpoint is closed");
+        }
+    }
+
+    /** Unmaps. A native call that holds a segment keeps the arena from closing, which it says by throwing: ask until it is through. */
+    @Override
+    public void close() {
+        boolean interrupted = false;
+        while (arena.scope().isAlive()) {
+            try {
+                arena.close();
+            } catch (IllegalStateException inUseOrClosedByAnother) {
+                LockSupport.parkNanos(WAIT_NANOS);
+                interrupted |= Thread.interrupted(); // an interrupted thread would not park again
+            }
+        }
+        if (interrupted) {
+            Thread.currentThread().interrupt();
+        }
+    }
+}
