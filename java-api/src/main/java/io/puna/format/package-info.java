@@ -4,8 +4,8 @@
  * <p>{@link io.puna.format.Checkpoint#open} recognises which it is. Nothing is copied or converted: a tensor is a view of the
  * mapped file, so opening costs what its header costs. A file is taken as untrusted: every count, length, offset and size is
  * checked against the file before it is used, and a {@link io.puna.format.CheckpointException} names the file, what was expected
- * and what came. A header takes at most 100 MB, {@value io.puna.format.GgufReader#MAX_TENSORS} tensors and, in GGUF,
- * {@value io.puna.format.GgufReader#MAX_KEYS} keys and {@value io.puna.format.GgufReader#MAX_ARRAY_ELEMENTS} array elements; real
+ * and what came. A header takes at most 100 MB, 65,536 tensors and, in GGUF,
+ * 65,536 keys and 4,194,304 array elements; real
  * models stay a hundredfold below, and memory for a hostile one stays bounded.
  *
  * <p><b>Ownership.</b> A checkpoint owns one shared arena with the maps of all its files; its tensors borrow from it. Closing
