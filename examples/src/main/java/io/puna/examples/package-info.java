@@ -1,0 +1,2 @@
+/** Programs on Puna. */
+package io.puna.examples;

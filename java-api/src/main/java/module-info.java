@@ -1,0 +1,10 @@
+/** LLaMA-family models and their kernels for the JVM. */
+module io.puna {
+    requires io.puna.bindings;
+    requires com.fasterxml.jackson.databind;
+    requires ai.djl.tokenizers;
+    requires static org.jspecify;
+
+    exports io.puna.format;
+    exports io.puna.tensor;
+}
