@@ -1,0 +1,328 @@
+package io.puna.bindings;
+
+import java.io.IOException;
+import java.io.InputStream;
+import java.lang.foreign.FunctionDescriptor;
+import java.lang.foreign.Linker;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.SymbolLookup;
+import java.lang.foreign.ValueLayout;
+import java.nio.file.FileAlreadyExistsException;
+import java.nio.file.FileSystemException;
+import java.nio.file.Files;
+import java.nio.file.LinkOption;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.nio.file.attribute.FileAttribute;
+import java.nio.file.attribute.PosixFileAttributes;
+import java.nio.file.attribute.PosixFilePermission;
+import java.nio.file.attribute.PosixFilePermissions;
+import java.nio.file.attribute.UserPrincipal;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.HexFormat;
+import java.util.List;
+import java.util.Locale;
+import java.util.Optional;
+import java.util.Set;
+
+/**
+ * Loads libpuna into the class loader of this class, where {@link puna_h} looks its functions up. {@link #load} comes before the
+ * first use of {@link puna_h}.
+ *
+ * <p>The library is the file that the system property {@value #LIBRARY_PROPERTY} names, and no other when it is set. Otherwise it
+ * is the resource {@code native/<os>-<arch>/} beside this class, written once per content into the user's cache directory
+ * ({@code $XDG_CACHE_HOME} or {@code ~/.cache}, {@code ~/Library/Caches} on macOS, {@code %LOCALAPPDATA%} on Windows) or, where that
+ * cannot be written or executed, into {@code puna-<user>} in {@code java.io.tmpdir}. A file that is there already is used only
+ * if its bytes are the resource's own, and nothing of anybody else's is ever deleted.
+ *
+ * <p>Thread-safe; many processes may start at once.
+ */
+public final class NativeLibrary {
+    /** System property with the path of a libpuna to use instead of the one in the jar. */
+    public static final String LIBRARY_PROPERTY = "puna.library";
+
+    private static final FileAttribute<Set<PosixFilePermission>> OWNER_ONLY =
+            PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------"));
+
+    private NativeLibrary() {}
+
+    /**
+     * Loads libpuna unless it is loaded.
+     *
+     * @throws NativeLibraryException if it cannot be; later calls throw the same exception
+     */
+    public static void load() {
+        path();
+    }
+
+    /**
+     * The file that libpuna was loaded from; loads it unless it is loaded.
+     *
+     * @throws NativeLibraryException if it cannot be; later calls throw the same exception
+     */
+    public static Path path() {
+        if (Outcome.FAILURE != null) {
+            throw Outcome.FAILURE;
+        }
+        return Outcome.PATH;
+    }
+
+    /** What became of the one attempt of this process. An initialiser that threw would leave later callers a NoClassDefFoundError. */
+    private static final class Outcome {
+        static final Path PATH;
+        static final NativeLibraryException FAILURE;
+
+        static {
+            Path path = null;
+            NativeLibraryException failure = null;
+            var attempt = new Attempt();
+            try {
+                path = attempt.run();
+            } catch (NativeLibraryException e) {
+                failure = e;
+            } catch (IllegalCallerException e) {
+                failure = attempt.failure("start Java with --enable-native-access=" + moduleName(), e);
+            } catch (RuntimeException | Error e) {
+                failure = attempt.failure("report this, with this message", e);
+            }
+            PATH = path;
+            FAILURE = failure;
+        }
+    }
+
+    private static String moduleName() {
+        var module = NativeLibrary.class.getModule();
+        return module.isNamed() ? module.getName() : "ALL-UNNAMED";
+    }
+
+    /** One walk through the places where the library may be, and the notes it takes for the error. */
+    private static final class Attempt {
+        private static final String BUILD_FIX = "build Puna on this machine and start Java with -D" + LIBRARY_PROPERTY
+                + "=<path of the library>";
+
+        private final String os = os();
+        private final String arch = arch();
+        private final List<String> tried = new ArrayList<>();
+
+        Path run() {
+            var explicit = System.getProperty(LIBRARY_PROPERTY);
+            if (explicit != null) {
+                return loadExplicit(explicit);
+            }
+            var fileName = System.mapLibraryName("puna");
+            var resource = "native/" + os + "-" + arch + "/" + fileName;
+            var content = readResource(resource);
+            var hash = sha256(content);
+            Throwable last = null;
+            for (var directory : cacheDirectories()) {
+                var file = directory.resolve(hash).resolve(fileName);
+                try {
+                    extract(content, file, directory);
+                    System.load(file.toString());
+                } catch (IOException | UnsatisfiedLinkError e) {
+                    note(file, e);
+                    last = e;
+                    continue;
+                }
+                checkAbi(file);
+                return file;
+            }
+            throw failure(fixFor(last), last);
+        }
+
+        private Path loadExplicit(String explicit) {
+            var file = Path.of(explicit).toAbsolutePath();
+            try {
+                System.load(file.toString());
+            } catch (UnsatisfiedLinkError e) {
+                note(file, e);
+                throw failure(Files.exists(file) ? fixFor(e) : "correct -D" + LIBRARY_PROPERTY + ", which names that file", e);
+            }
+            checkAbi(file);
+            return file;
+        }
+
+        private byte[] readResource(String resource) {
+            try (InputStream in = NativeLibrary.class.getResourceAsStream("/" + resource)) {
+                if (in == null) {
+                    tried.add(resource + " on the " + (NativeLibrary.class.getModule().isNamed() ? "module" : "class")
+                            + " path: not there, this copy of puna-bindings was not built for " + os + "-" + arch);
+                    throw failure("use a puna-bindings jar built for " + os + "-" + arch + ", or " + BUILD_FIX, null);
+                }
+                return in.readAllBytes();
+            } catch (IOException e) {
+                tried.add(resource + ": " + e);
+                throw failure("replace the puna-bindings jar, which cannot be read", e);
+            }
+        }
+
+        /** Refuses a library of another version before anything of it is called but this one function. */
+        private void checkAbi(Path file) {
+            Optional<MemorySegment> function = SymbolLookup.loaderLookup().find("puna_abi_version");
+            if (function.isEmpty()) {
+                tried.add(file + ": loaded, but it has no function puna_abi_version");
+                throw failure("name a libpuna, this is another library", null);
+            }
+            int version;
+            try {
+                version = (int) Linker.nativeLinker()
+                        .downcallHandle(function.get(), FunctionDescriptor.of(ValueLayout.JAVA_INT)).invokeExact();
+            } catch (RuntimeException | Error e) {
+                throw e;
+            } catch (Throwable e) {
+                throw new AssertionError(e);
+            }
+            if (version != puna_h.PUNA_ABI_VERSION()) {
+                tried.add(file + ": loaded, but its ABI version is " + version + " and this Java code was built for "
+                        + puna_h.PUNA_ABI_VERSION());
+                throw failure("use a library and a puna-bindings jar of the same version", null);
+            }
+        }
+
+        private void note(Path file, Throwable e) {
+            var words = e instanceof UnsatisfiedLinkError ? String.valueOf(e.getMessage()) : e.toString();
+            // The system's loader begins with the path, which stands there already.
+            var prefix = file + ": ";
+            tried.add(prefix + (words.startsWith(prefix) ? words.substring(prefix.length()) : words));
+        }
+
+        NativeLibraryException failure(String fix, Throwable cause) {
+            var message = new StringBuilder("libpuna could not be loaded on ").append(os).append('-').append(arch)
+                    .append(" (Java ").append(Runtime.version()).append(" in ").append(System.getProperty("java.home")).append(")");
+            for (var line : tried) {
+                message.append("\n  tried ").append(line);
+            }
+            if (tried.isEmpty() && cause != null) {
+                message.append("\n  ").append(cause);
+            }
+            return new NativeLibraryException(message.append("\n  fix: ").append(fix).toString(), cause);
+        }
+
+        private static String fixFor(Throwable e) {
+            var words = e instanceof UnsatisfiedLinkError ? String.valueOf(e.getMessage()) : "";
+            if (words.contains("already loaded in another classloader")) {
+                return "put Puna on a class loader that everything that uses it shares: a library belongs to one";
+            }
+            if (words.contains("ld-linux") || words.contains("ld-musl") || words.contains("libc.musl") || words.contains("libc.so.6")
+                    || words.contains("GLIBC") || words.contains("Error relocating")) {
+                return "the library was built for another C library (glibc or musl, or a newer one) than this machine has: " + BUILD_FIX;
+            }
+            if (words.contains("ELF") || words.contains("file too short") || words.contains("mach-o") || words.contains("wrong architecture")
+                    || words.contains("invalid")) {
+                return "the file is damaged or for another platform: replace it, or " + BUILD_FIX;
+            }
+            if (e instanceof IOException || words.contains("failed to map segment")) {
+                return "make one of these directories writable and executable for this user, or start Java with -Djava.io.tmpdir=<directory>"
+                        + " or -D" + LIBRARY_PROPERTY + "=<path of the library>";
+            }
+            return BUILD_FIX;
+        }
+    }
+
+    private static String os() {
+        var name = System.getProperty("os.name").toLowerCase(Locale.ROOT);
+        if (name.startsWith("mac")) {
+            return "macos";
+        }
+        return name.startsWith("windows") ? "windows" : name.replace(' ', '_');
+    }
+
+    private static String arch() {
+        var name = System.getProperty("os.arch").toLowerCase(Locale.ROOT);
+        return switch (name) {
+            case "amd64", "x86_64" -> "x86_64";
+            case "arm64", "aarch64" -> "aarch64";
+            default -> name;
+        };
+    }
+
+    private static List<Path> cacheDirectories() {
+        var home = Path.of(System.getProperty("user.home"));
+        Path cache = switch (os()) {
+            case "macos" -> home.resolve("Library").resolve("Caches");
+            case "windows" -> absolute(System.getenv("LOCALAPPDATA")).orElse(home.resolve("AppData").resolve("Local"));
+            default -> absolute(System.getenv("XDG_CACHE_HOME")).orElse(home.resolve(".cache"));
+        };
+        var temporary = Path.of(System.getProperty("java.io.tmpdir")).toAbsolutePath();
+        var user = System.getProperty("user.name").replaceAll("[^A-Za-z0-9._-]", "_");
+        return List.of(cache.toAbsolutePath().resolve("puna"), temporary.resolve("puna-" + user));
+    }
+
+    private static Optional<Path> absolute(String path) {
+        // The XDG specification: a relative path is invalid and ignored.
+        return Optional.ofNullable(path).filter(p -> !p.isEmpty()).map(Path::of).filter(Path::isAbsolute);
+    }
+
+    /**
+     * Makes file hold content. root is the directory of Puna's own that file lies under.
+     *
+     * @throws IOException if it cannot be written, or if others could change it
+     */
+    private static void extract(byte[] content, Path file, Path root) throws IOException {
+        var directory = file.getParent();
+        boolean posix = root.getFileSystem().supportedFileAttributeViews().contains("posix");
+        // Windows needs none: a user's directories are his own there.
+        var ownersOnly = posix ? new FileAttribute<?>[] {OWNER_ONLY} : new FileAttribute<?>[0];
+        Files.createDirectories(directory, ownersOnly);
+        if (posix) {
+            requirePrivate(root);
+            requirePrivate(directory);
+        }
+        if (holds(file, content)) {
+            return;
+        }
+        var temporary = Files.createTempFile(directory, "libpuna", ".tmp", ownersOnly);
+        try {
+            Files.write(temporary, content);
+            Files.move(temporary, file, StandardCopyOption.ATOMIC_MOVE);
+        } catch (FileSystemException e) {
+            // Windows does not replace a library in use: then another process has just written it, or it is not ours to replace.
+            if (!holds(file, content)) {
+                throw e;
+            }
+        } finally {
+            Files.deleteIfExists(temporary);
+        }
+    }
+
+    /** The name of the temporary directory can be guessed: code is only loaded from what no other user could have put there. */
+    private static void requirePrivate(Path directory) throws IOException {
+        var attributes = Files.readAttributes(directory, PosixFileAttributes.class, LinkOption.NOFOLLOW_LINKS);
+        var owner = attributes.owner().getName();
+        if (!attributes.isDirectory()) {
+            throw new FileAlreadyExistsException(directory.toString(), null, "is no directory");
+        }
+        if (attributes.permissions().contains(PosixFilePermission.GROUP_WRITE)
+                || attributes.permissions().contains(PosixFilePermission.OTHERS_WRITE)) {
+            throw new FileSystemException(directory.toString(), null, "other users may write to it");
+        }
+        if (!owner.equals("root") && !attributes.owner().equals(currentUser())) {
+            throw new FileSystemException(directory.toString(), null, "belongs to " + owner);
+        }
+    }
+
+    /** Whoever this process writes files as; user.name may lie in a container. */
+    private static UserPrincipal currentUser() throws IOException {
+        var probe = Files.createTempFile("puna", ".tmp");
+        try {
+            return Files.getOwner(probe);
+        } finally {
+            Files.deleteIfExists(probe);
+        }
+    }
+
+    private static boolean holds(Path file, byte[] content) throws IOException {
+        return Files.isRegularFile(file) && Files.size(file) == content.length && Arrays.equals(Files.readAllBytes(file), content);
+    }
+
+    private static String sha256(byte[] content) {
+        try {
+            return HexFormat.of().formatHex(MessageDigest.getInstance("SHA-256").digest(content));
+        } catch (NoSuchAlgorithmException e) {
+            throw new AssertionError("every Java platform has SHA-256", e);
+        }
+    }
+}
