@@ -510,13 +510,13 @@ puna_status puna_attention_cached_forward(puna_context *context, float *y, int64
     if (rows == 0) return OK;
     TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, rows, NH * HD, y_stride, &y_area));
     TRY(check_rows(op, "q", q, PUNA_DTYPE_F32, rows, NH * HD, q_stride, &q_area));
+    TRY(check_apart(op, &y_area, &q_area));
+    TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &y_area));
     int64_t wanted = context->ops->attention_workspace_size(context, NH, NKV, HD);
     TRY(check_at_least(op, "workspace_bytes", workspace_bytes, wanted));
     TRY(check_bytes(op, "workspace", workspace, wanted, &workspace_area));
-    TRY(check_apart(op, &y_area, &q_area));
     TRY(check_apart(op, &workspace_area, &y_area));
     TRY(check_apart(op, &workspace_area, &q_area));
-    TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &y_area));
     TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &workspace_area));
     return context->ops->attention_cached_forward(context, y, y_stride, q, q_stride, sequences, count, cache_dtype, layer, NH,
                                                   NKV, HD, window, scale, workspace);

@@ -1,0 +1,336 @@
+#include "test.h"
+
+#include "blocks.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* ------------------------------------------------- counting ----------------------------------------------------------- */
+
+static struct {
+    const char *line;
+    char name[256];
+    bool open, failed;
+    int64_t passed, failures, complaints; /* of the line */
+    int64_t all_passed, all_failed;
+} report;
+
+enum { COMPLAINTS_PRINTED = 10 };
+
+static void close_case(void) {
+    if (!report.open) return;
+    report.open = false;
+    if (report.failed) report.failures++;
+    else report.passed++;
+}
+
+void test_begin(const char *name) {
+    report.line = name;
+    report.passed = report.failures = report.complaints = 0;
+}
+
+void test_case(const char *format, ...) {
+    close_case();
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(report.name, sizeof report.name, format, arguments);
+    va_end(arguments);
+    report.open = true;
+    report.failed = false;
+}
+
+void test_end(void) {
+    close_case();
+    printf("%-6s %-28s %5lld cases\n", report.failures > 0 ? "FAILED" : "ok", report.line,
+           (long long)(report.passed + report.failures));
+    fflush(stdout);
+    report.all_passed += report.passed;
+    report.all_failed += report.failures;
+}
+
+bool test_check(bool condition, const char *file, int line, const char *format, ...) {
+    if (condition) return true;
+    report.failed = true;
+    if (report.complaints++ < COMPLAINTS_PRINTED) {
+        char sentence[512];
+        va_list arguments;
+        va_start(arguments, format);
+        vsnprintf(sentence, sizeof sentence, format, arguments);
+        va_end(arguments);
+        const char *slash = strrchr(file, '/');
+        printf("       %s [%s]: %s (%s:%d)\n", report.line, report.name, sentence, slash != NULL ? slash + 1 : file, line);
+    }
+    return false;
+}
+
+const char *test_last_error(void) {
+    static _Thread_local char sentence[512];
+    puna_last_error(sentence, sizeof sentence);
+    return sentence;
+}
+
+/* ------------------------------------------------- memory ------------------------------------------------------------- */
+
+static void give_up(const char *what) {
+    perror(what);
+    exit(2);
+}
+
+test_memory test_allocate(int64_t bytes, test_placement placement) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), body = ((size_t)bytes + page - 1) / page * page;
+    if (body == 0) body = page;
+    test_memory memory = {.bytes = (size_t)bytes, .mapping_bytes = body + 2 * page};
+    memory.mapping = mmap(NULL, memory.mapping_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory.mapping == MAP_FAILED) give_up("mmap");
+    if (mprotect(memory.mapping + page, body, PROT_READ | PROT_WRITE) != 0) give_up("mprotect");
+    memory.data = memory.mapping + page + (placement == TEST_GUARD_AFTER ? body - (size_t)bytes : 0);
+    return memory;
+}
+
+void test_protect(test_memory memory) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (mprotect(memory.mapping + page, memory.mapping_bytes - 2 * page, PROT_READ) != 0) give_up("mprotect");
+}
+
+void test_free(test_memory memory) {
+    if (memory.mapping != NULL) munmap(memory.mapping, memory.mapping_bytes);
+}
+
+/* ------------------------------------------------- numbers ------------------------------------------------------------ */
+
+uint64_t test_random(uint64_t seed, uint64_t index) { /* splitmix64 */
+    uint64_t z = seed * 0xD1342543DE82EF95u + (index + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+double test_uniform(uint64_t seed, uint64_t index, double low, double high) {
+    return low + (high - low) * ((double)(test_random(seed, index) >> 11) * 0x1p-53);
+}
+
+/* Random quants and scales; the F16 factors of a block are small, of either sign and never special. */
+static void fill_blocks(const test_buffer *b, uint64_t seed) {
+    puna_block block = puna_block_of(b->dtype);
+    uint8_t *bytes = b->data;
+    for (int64_t i = 0; i < b->bytes; i++) bytes[i] = (uint8_t)test_random(seed, (uint64_t)i);
+    int64_t first = b->dtype == PUNA_DTYPE_Q6_K ? 208 : 0, factors = b->dtype == PUNA_DTYPE_Q4_K ? 2 : 1;
+    double width = b->dtype == PUNA_DTYPE_Q8_0 ? 0.01 : b->dtype == PUNA_DTYPE_Q4_0 ? 0.1 : 0.002;
+    for (int64_t i = 0; i < b->bytes / block.bytes; i++)
+        for (int64_t f = 0; f < factors; f++) {
+            uint16_t h = puna_f32_to_f16((float)test_uniform(seed + 1, (uint64_t)(i * 2 + f), -width, width));
+            memcpy(bytes + i * block.bytes + first + 2 * f, &h, 2);
+        }
+}
+
+static void fill(const test_buffer *b, uint64_t seed) {
+    double low = b->low, high = b->high;
+    if (low == 0 && high == 0) low = -1, high = 1;
+    int64_t n = b->rows * b->stride;
+    switch (b->dtype) {
+    case PUNA_DTYPE_F32:
+        for (int64_t i = 0; i < n; i++) ((float *)b->data)[i] = (float)test_uniform(seed, (uint64_t)i, low, high);
+        break;
+    case PUNA_DTYPE_F16:
+        for (int64_t i = 0; i < n; i++)
+            ((uint16_t *)b->data)[i] = puna_f32_to_f16((float)test_uniform(seed, (uint64_t)i, low, high));
+        break;
+    case PUNA_DTYPE_BF16:
+        for (int64_t i = 0; i < n; i++)
+            ((uint16_t *)b->data)[i] = (uint16_t)(puna_f32_to_bits((float)test_uniform(seed, (uint64_t)i, low, high)) >> 16);
+        break;
+    case TEST_INT32:
+        for (int64_t i = 0; i < n; i++) ((int32_t *)b->data)[i] = (int32_t)(test_random(seed, (uint64_t)i) % (uint64_t)b->end);
+        break;
+    default: fill_blocks(b, seed);
+    }
+}
+
+/* ------------------------------------------------- operations --------------------------------------------------------- */
+
+static int64_t elements_to_bytes(int32_t dtype, int64_t elements) {
+    return dtype == TEST_INT32 ? elements * 4 : puna_row_bytes(dtype, elements);
+}
+
+void test_prepare(const test_op *op, const int64_t *d, test_buffer *b, int count, bool reference, test_placement placement) {
+    (void)op;
+    for (int i = 0; i < count; i++) {
+        if (b[i].stride == 0) b[i].stride = b[i].columns;
+        /* Behind the last row there is no padding, so that the guard is where the operation may read last. */
+        int64_t elements = b[i].rows == 0 ? 0 : (b[i].rows - 1) * b[i].stride + b[i].columns;
+        b[i].bytes = elements_to_bytes(b[i].dtype, elements);
+        if (b[i].rows == 0 || (b[i].alias != NULL && !reference)) continue;
+        b[i].memory = test_allocate(b[i].bytes, placement);
+        b[i].data = b[i].memory.data;
+        uint64_t seed = (uint64_t)i + 1;
+        if (b[i].role == TEST_OUTPUT) {
+            memset(b[i].data, 0xC5, (size_t)b[i].bytes);
+        } else if (b[i].fill != NULL) {
+            b[i].fill(&b[i], d, seed);
+        } else {
+            test_buffer whole = b[i];
+            whole.rows = 1, whole.columns = whole.stride = elements;
+            fill(&whole, seed);
+        }
+    }
+    for (int i = 0; i < count; i++)
+        if (b[i].alias != NULL && b[i].data == NULL && b[i].rows > 0) b[i].data = b[i].alias->data;
+    for (int i = 0; i < count; i++) {
+        bool written = b[i].role != TEST_INPUT;
+        for (int other = 0; other < count; other++) written |= !reference && b[other].alias == &b[i];
+        if (!written && b[i].memory.mapping != NULL) test_protect(b[i].memory);
+    }
+}
+
+void test_release(test_buffer *b, int count) {
+    for (int i = 0; i < count; i++) test_free(b[i].memory);
+}
+
+static bool compared(const test_buffer *b) {
+    return (b->role == TEST_OUTPUT || b->role == TEST_IN_OUT) && b->rows > 0;
+}
+
+static bool close_enough(double y, double expected, const test_buffer *b) {
+    if (isnan(expected) || isnan(y)) return isnan(expected) && isnan(y);
+    return y == expected || fabs(y - expected) <= b->absolute + b->relative * fabs(expected);
+}
+
+/* Values within the tolerance, padding between rows untouched: there both hold what was there before. An aliased output's
+ * padding is its input's, so it is not compared. */
+static void compare(const test_buffer *b, const test_buffer *expected, const char *what) {
+    int64_t wrong = 0, size = b->dtype == TEST_INT32 ? 4 : puna_block_of(b->dtype).bytes;
+    for (int64_t r = 0; r < b->rows; r++)
+        for (int64_t c = 0; c < (r + 1 < b->rows ? b->stride : b->columns); c++) {
+            int64_t i = r * b->stride + c;
+            bool same = memcmp((char *)b->data + i * size, (char *)expected->data + i * size, (size_t)size) == 0;
+            if (same) continue;
+            if (c >= b->columns) {
+                if (b->alias == NULL && wrong++ == 0)
+                    CHECK(false, "%s: padding of %s behind row %lld was written", what, b->name, (long long)r);
+            } else if (b->dtype == TEST_INT32) {
+                if (wrong++ == 0)
+                    CHECK(false, "%s: %s[%lld, %lld] is %d, expected %d", what, b->name, (long long)r, (long long)c,
+                          ((int32_t *)b->data)[i], ((int32_t *)expected->data)[i]);
+            } else {
+                double y = puna_value(b->data, b->dtype, i), e = puna_value(expected->data, b->dtype, i);
+                if (!close_enough(y, e, b) && wrong++ == 0)
+                    CHECK(false, "%s: %s[%lld, %lld] is %.9g, expected %.9g: off by %.3g, allowed %.3g", what, b->name,
+                          (long long)r, (long long)c, y, e, fabs(y - e), b->absolute + b->relative * fabs(e));
+            }
+        }
+    if (wrong > 1) CHECK(false, "%s: %lld elements of %s are wrong", what, (long long)wrong, b->name);
+}
+
+typedef struct backend {
+    puna_context *context;
+    int32_t isa, threads;
+    char name[64];
+} backend;
+
+/* The reference, then every instruction set with every number of threads; opened once, by the first operation tested. */
+static backend backends[16];
+static int backend_count;
+
+static void open_backend(int32_t isa, int32_t threads) {
+    puna_context_options options = {PUNA_BACKEND_CPU, 0, threads, isa};
+    backend *b = &backends[backend_count];
+    puna_status status = puna_context_create(&options, NULL, &b->context);
+    if (status == PUNA_STATUS_UNSUPPORTED) return; /* this processor lacks it */
+    if (status != PUNA_STATUS_OK) {
+        printf("%s\n", test_last_error());
+        exit(2);
+    }
+    b->isa = isa;
+    b->threads = threads;
+    puna_context_describe(b->context, b->name, sizeof b->name);
+    backend_count++;
+}
+
+static void open_backends(void) {
+    if (backend_count > 0) return;
+    open_backend(PUNA_ISA_REFERENCE, 1);
+    const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512}, threads[] = {1, 2, 3, 7};
+    for (int i = 0; i < 3; i++)
+        for (int t = 0; t < 4; t++) open_backend(isas[i], threads[t]);
+}
+
+static void close_backends(void) {
+    for (int i = 0; i < backend_count; i++) puna_context_destroy(backends[i].context);
+    backend_count = 0;
+}
+
+static int run(const test_op *op, const backend *on, const int64_t *d, test_placement placement, test_buffer *b) {
+    memset(b, 0, TEST_BUFFERS * sizeof *b);
+    int count = op->buffers(on->context, d, b);
+    test_prepare(op, d, b, count, on->isa == PUNA_ISA_REFERENCE, placement);
+    puna_status status = op->call(on->context, d, b);
+    CHECK(status == PUNA_STATUS_OK, "%s: status %d, %s", on->name, status, test_last_error());
+    return count;
+}
+
+static void describe_case(const test_op *op, const int64_t *d, char *text, size_t capacity) {
+    size_t at = 0;
+    const char *name = op->dimensions;
+    for (int i = 0; *name != '\0' && at < capacity; i++) {
+        int length = (int)strcspn(name, " ");
+        at += (size_t)snprintf(text + at, capacity - at, "%s%.*s=%lld", i > 0 ? " " : "", length, name, (long long)d[i]);
+        name += length;
+        name += strspn(name, " ");
+    }
+}
+
+void test_op_against_reference(const test_op *op) {
+    open_backends();
+    test_begin(op->name);
+    for (int64_t c = 0; c < op->count; c++) {
+        const int64_t *d = op->cases[c];
+        char text[200];
+        describe_case(op, d, text, sizeof text);
+        test_buffer expected[TEST_BUFFERS], first[TEST_BUFFERS], again[TEST_BUFFERS];
+        test_case("%s", text);
+        int count = run(op, &backends[0], d, TEST_GUARD_AFTER, expected);
+        for (int i = 1; i < backend_count; i++) {
+            bool one_thread = backends[i].threads == 1; /* these come first, and the others are held against their bits */
+            test_buffer *result = one_thread ? first : again;
+            if (one_thread) {
+                test_case("%s, %s", text, backends[i].name);
+                if (i > 1) test_release(first, count);
+            }
+            run(op, &backends[i], d, one_thread ? TEST_GUARD_AFTER : TEST_GUARD_BEFORE, result);
+            for (int k = 0; k < count; k++) {
+                if (!compared(&result[k])) continue;
+                if (one_thread) compare(&result[k], &expected[k], backends[i].name);
+                else CHECK(memcmp(result[k].data, first[k].data, (size_t)first[k].bytes) == 0,
+                           "%s: the bits of %s differ from those of one thread", backends[i].name, result[k].name);
+            }
+            if (!one_thread) test_release(again, count);
+        }
+        test_release(first, count);
+        test_release(expected, count);
+    }
+    test_end();
+}
+
+/* ------------------------------------------------- main --------------------------------------------------------------- */
+
+/* Runs everything, or the lines whose name contains the argument. */
+int main(int argc, char **argv) {
+    const char *wanted = argc > 1 ? argv[1] : "";
+    const struct {
+        const char *name;
+        void (*run)(void);
+    } others[] = {{"runtime", test_runtime}, {"pool", test_pool}, {"known values", test_known_values}, {"refusals", test_refusals}};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        if (strstr(others[i].name, wanted) == NULL) continue;
+        test_begin(others[i].name);
+        others[i].run();
+        test_end();
+    }
+    for (int64_t i = 0; i < test_op_count; i++)
+        if (strstr(test_ops[i]->name, wanted) != NULL) test_op_against_reference(test_ops[i]);
+    close_backends();
+    printf("%lld passed, %lld failed\n", (long long)report.all_passed, (long long)report.all_failed);
+    return report.all_failed > 0 || report.all_passed == 0;
+}

@@ -1,0 +1,127 @@
+/*
+ * Values worked out by hand or by a property, for the reference itself and every instruction set: what all kernels have wrong
+ * together, comparing them with each other would not show.
+ */
+#include "test.h"
+
+static void close_to(const char *what, double y, double expected, double tolerance) {
+    CHECK(fabs(y - expected) <= tolerance, "%s is %.9g, expected %.9g", what, y, expected);
+}
+
+static void rmsnorm(puna_context *c) {
+    const float x[4] = {3, 4, 0, 0}, g[4] = {1, 2, 1, 1};
+    float y[4], rstd;
+    puna_rmsnorm_forward(c, y, &rstd, x, g, PUNA_DTYPE_F32, 1, 4, 0); /* mean of squares 25 / 4 */
+    close_to("rstd", rstd, 0.4, 1e-7);
+    close_to("y[0]", y[0], 1.2, 2e-7);
+    close_to("y[1]", y[1], 3.2, 4e-7);
+    const float zero[4] = {0};
+    puna_rmsnorm_forward(c, y, &rstd, zero, g, PUNA_DTYPE_F32, 1, 4, 0.25f); /* eps alone */
+    close_to("rstd of zeros", rstd, 2, 1e-6);
+}
+
+static void swiglu(puna_context *c) {
+    const float gate[6] = {0, 1, -1, 100, -INFINITY, INFINITY}, up[6] = {5, 2, 2, 3, 2, 2};
+    float y[6];
+    puna_swiglu_forward(c, y, 6, gate, up, 6, 1, 6);
+    const double silu_1 = 0.7310585786300049, expected[4] = {0, 2 * silu_1, -2 * (1 - silu_1), 300};
+    for (int i = 0; i < 4; i++) close_to("swiglu", y[i], expected[i], 1e-6);
+    CHECK(y[4] == 0 && y[5] == INFINITY, "the limits are %g and %g", (double)y[4], (double)y[5]);
+}
+
+static void log_softmax(puna_context *c) {
+    const float x[3] = {1000, 1000, 1000};
+    float y[3];
+    puna_log_softmax_forward(c, y, x, 1, 3);
+    for (int i = 0; i < 3; i++) close_to("log(1/3)", y[i], -1.0986122886681098, 2e-7);
+    float z[1000], sum = 0;
+    for (int i = 0; i < 1000; i++) z[i] = (float)test_uniform(3, (uint64_t)i, -5, 5);
+    puna_log_softmax_forward(c, z, z, 1, 1000);
+    for (int i = 0; i < 1000; i++) sum += expf(z[i]);
+    close_to("the sum of probabilities", sum, 1, 2e-5);
+}
+
+static void rope(puna_context *c) {
+    const float frequencies[2] = {1, 0.5f};
+    const int32_t positions[2] = {0, 3};
+    float table[8], x[8] = {1, 2, 3, 4, 1, 2, 3, 4}, y[8] = {1, 2, 3, 4, 1, 2, 3, 4};
+    puna_rope_table(c, table, frequencies, positions, 2, 4, 1);
+    close_to("cos 0", table[0], 1, 0);
+    close_to("sin 0", table[1], 0, 0);
+    close_to("cos 3", table[4], -0.9899924966004454, 1e-7);
+    close_to("sin 1.5", table[7], 0.9974949866040544, 1e-7);
+    puna_rope_forward(c, x, 4, table, PUNA_ROPE_INTERLEAVED, 2, 1, 4);
+    puna_rope_forward(c, y, 4, table, PUNA_ROPE_HALVES, 2, 1, 4);
+    for (int i = 0; i < 4; i++) CHECK(x[i] == i + 1 && y[i] == i + 1, "position 0 does not leave element %d as it is", i);
+    close_to("interleaved x[1, 0]", x[4], cos(3) - 2 * sin(3), 1e-6);
+    close_to("interleaved x[1, 1]", x[5], sin(3) + 2 * cos(3), 1e-6);
+    close_to("interleaved x[1, 3]", x[7], 3 * sin(1.5) + 4 * cos(1.5), 1e-6);
+    close_to("halves x[1, 0]", y[4], cos(3) - 3 * sin(3), 1e-6);
+    close_to("halves x[1, 2]", y[6], sin(3) + 3 * cos(3), 1e-6);
+    close_to("halves x[1, 3]", y[7], 2 * sin(1.5) + 4 * cos(1.5), 1e-6);
+}
+
+static void argmax(puna_context *c) {
+    const float x[12] = {-2, -1, -1, -3, NAN, NAN, NAN, NAN, NAN, -INFINITY, 0, -0.0f};
+    int32_t y[3];
+    puna_argmax_forward(c, y, x, 3, 4);
+    CHECK(y[0] == 1 && y[1] == 0 && y[2] == 2, "%d, %d, %d", y[0], y[1], y[2]);
+}
+
+static void decoding(puna_context *c) {
+    /* Q8_0: d = 0.5, q = -16…15. Q4_0: d = 2, byte i is i + 16 * (15 - i), so i - 8 below and 7 - i above. */
+    unsigned char q8[34] = {0x00, 0x38}, q4[18] = {0x00, 0x40};
+    for (int i = 0; i < 32; i++) q8[2 + i] = (unsigned char)(i - 16);
+    for (int i = 0; i < 16; i++) q4[2 + i] = (unsigned char)(i | (15 - i) << 4);
+    _Alignas(2) unsigned char w[34];
+    float y[32];
+    memcpy(w, q8, sizeof q8);
+    puna_dequantize(c, y, w, PUNA_DTYPE_Q8_0, 1, 32);
+    for (int i = 0; i < 32; i++) close_to("Q8_0", y[i], 0.5 * (i - 16), 0);
+    memcpy(w, q4, sizeof q4);
+    puna_dequantize(c, y, w, PUNA_DTYPE_Q4_0, 1, 32);
+    for (int i = 0; i < 16; i++) {
+        close_to("Q4_0 low", y[i], 2 * (i - 8), 0);
+        close_to("Q4_0 high", y[i + 16], 2 * (7 - i), 0);
+    }
+    const uint16_t halves[4] = {0x3C00, 0xC000, 0x0001, 0x7BFF};
+    puna_dequantize(c, y, halves, PUNA_DTYPE_F16, 1, 4);
+    CHECK(y[0] == 1 && y[1] == -2 && y[2] == 0x1p-24f && y[3] == 65504, "F16: %g %g %g %g", (double)y[0], (double)y[1],
+          (double)y[2], (double)y[3]);
+}
+
+/* The bits of a row do not depend on the rows beside it. */
+static void rows_alone(puna_context *c) {
+    enum { ROWS = 9, C = 1031 };
+    static float x[ROWS * C], g[C], together[ROWS * C], alone[C];
+    for (int i = 0; i < ROWS * C; i++) x[i] = (float)test_uniform(5, (uint64_t)i, -4, 4);
+    for (int i = 0; i < C; i++) g[i] = (float)test_uniform(6, (uint64_t)i, 0, 2);
+    puna_rmsnorm_forward(c, together, NULL, x, g, PUNA_DTYPE_F32, ROWS, C, 1e-5f);
+    for (int r = 0; r < ROWS; r++) {
+        puna_rmsnorm_forward(c, alone, NULL, x + r * C, g, PUNA_DTYPE_F32, 1, C, 1e-5f);
+        CHECK(memcmp(alone, together + r * C, sizeof alone) == 0, "rmsnorm of row %d alone differs", r);
+    }
+    puna_log_softmax_forward(c, together, x, ROWS, C);
+    for (int r = 0; r < ROWS; r++) {
+        puna_log_softmax_forward(c, alone, x + r * C, 1, C);
+        CHECK(memcmp(alone, together + r * C, sizeof alone) == 0, "log_softmax of row %d alone differs", r);
+    }
+}
+
+void test_known_values(void) {
+    for (int32_t isa = PUNA_ISA_REFERENCE; isa <= PUNA_ISA_AVX512; isa++) {
+        puna_context_options options = {PUNA_BACKEND_CPU, 0, 2, isa};
+        puna_context *context;
+        if (puna_context_create(&options, NULL, &context) != PUNA_STATUS_OK) continue; /* not on this processor */
+        const struct {
+            const char *name;
+            void (*run)(puna_context *);
+        } all[] = {{"rmsnorm", rmsnorm}, {"swiglu", swiglu}, {"log_softmax", log_softmax}, {"rope", rope}, {"argmax", argmax},
+                   {"decoding", decoding}, {"rows alone", rows_alone}};
+        for (int64_t i = 0; i < TEST_COUNT(all); i++) {
+            test_case("%s, %s", all[i].name, context->ops->name);
+            all[i].run(context);
+        }
+        puna_context_destroy(context);
+    }
+}
