@@ -26,9 +26,23 @@
 #define PUNA_INLINE static inline __attribute__((always_inline))
 #endif
 
+#if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
+#include <immintrin.h>
+
+/* Eight sums of eight lanes, in vec_hsum's tree, side by side. */
+PUNA_INLINE void vec_hsum8_halves(float sums[8], const __m256 a[8]) {
+    __m256 four[4], two[2];
+    for (int i = 0; i < 4; i++)
+        four[i] = _mm256_add_ps(_mm256_permute2f128_ps(a[i], a[i + 4], 0x20), _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    for (int i = 0; i < 2; i++)
+        two[i] = _mm256_add_ps(_mm256_shuffle_ps(four[2 * i], four[2 * i + 1], 0x44),
+                               _mm256_shuffle_ps(four[2 * i], four[2 * i + 1], 0xEE));
+    _mm256_storeu_ps(sums, _mm256_add_ps(_mm256_shuffle_ps(two[0], two[1], 0x88), _mm256_shuffle_ps(two[0], two[1], 0xDD)));
+}
+#endif
+
 #if defined(PUNA_VARIANT_AVX512)
 /* ---------------------------------------------------------------------------------------------------------------- AVX-512 */
-#include <immintrin.h>
 
 #define VEC_WIDTH 16
 typedef __m512 vec;
@@ -55,6 +69,11 @@ PUNA_INLINE float vec_hsum(vec a) {
     c = _mm_add_ps(c, _mm_movehl_ps(c, c));
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
 }
+PUNA_INLINE void vec_hsum8(float sums[8], const vec a[8]) {
+    __m256 b[8];
+    for (int i = 0; i < 8; i++) b[i] = _mm256_add_ps(_mm512_castps512_ps256(a[i]), vec_upper_half(a[i]));
+    vec_hsum8_halves(sums, b);
+}
 PUNA_INLINE float vec_hmax(vec a) {
     __m256 b = _mm256_max_ps(_mm512_castps512_ps256(a), vec_upper_half(a));
     __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
@@ -66,6 +85,7 @@ PUNA_INLINE vec vec_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_
 PUNA_INLINE vec vec_load_f16_partial(const uint16_t *p, int64_t n) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(vec_first(n), p));
 }
+PUNA_INLINE float vec_f16_to_f32(uint16_t h) { return _cvtsh_ss(h); }
 PUNA_INLINE void vec_store_f16(uint16_t *p, vec a) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
@@ -94,7 +114,6 @@ PUNA_INLINE vec vec_pow2_halves(vec t, vec *rest) {
 
 #elif defined(PUNA_VARIANT_AVX2)
 /* ------------------------------------------------------------------------------------------------------------------- AVX2 */
-#include <immintrin.h>
 
 #define VEC_WIDTH 8
 typedef __m256 vec;
@@ -122,6 +141,7 @@ PUNA_INLINE float vec_hsum(vec a) {
     c = _mm_add_ps(c, _mm_movehl_ps(c, c));
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
 }
+PUNA_INLINE void vec_hsum8(float sums[8], const vec a[8]) { vec_hsum8_halves(sums, a); }
 PUNA_INLINE float vec_hmax(vec a) {
     __m128 c = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     c = _mm_max_ps(c, _mm_movehl_ps(c, c));
@@ -135,6 +155,7 @@ PUNA_INLINE __m128i vec_load_u16_partial(const uint16_t *p, int64_t n) {
 }
 PUNA_INLINE vec vec_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 PUNA_INLINE vec vec_load_f16_partial(const uint16_t *p, int64_t n) { return _mm256_cvtph_ps(vec_load_u16_partial(p, n)); }
+PUNA_INLINE float vec_f16_to_f32(uint16_t h) { return _cvtsh_ss(h); }
 PUNA_INLINE void vec_store_f16(uint16_t *p, vec a) {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
@@ -339,6 +360,15 @@ PUNA_INLINE vec vec_pow2_halves(vec t, vec *rest) {
 /* ------------------------------------------------------------------------------------------------------------- every width */
 
 PUNA_INLINE vec vec_zero(void) { return vec_set1(0.0f); }
+
+#if defined(PUNA_VARIANT_BASELINE)
+PUNA_INLINE float vec_f16_to_f32(uint16_t h) { return puna_f16_to_f32(h); }
+
+/* sums[i] = vec_hsum(a[i]) */
+PUNA_INLINE void vec_hsum8(float sums[8], const vec a[8]) {
+    for (int i = 0; i < 8; i++) sums[i] = vec_hsum(a[i]);
+}
+#endif
 
 /*
  * exp(x), at most 2 ulp from the true value: 0 below -103.98, subnormal above it as IEEE has it, infinite above 88.73, NaN

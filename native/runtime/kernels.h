@@ -36,4 +36,21 @@ puna_status PUNA_KERNEL(rope_table)(puna_context *, float *table, const float *f
 puna_status PUNA_KERNEL(rope_forward)(puna_context *, float *x, int64_t x_stride, const float *table, int32_t layout,
                                       int64_t rows, int64_t heads, int64_t HD);
 
+int64_t PUNA_KERNEL(matmul_workspace_size)(puna_context *, const puna_matmul_product *products, int32_t count, int64_t rows,
+                                           int64_t K);
+puna_status PUNA_KERNEL(matmul_forward)(puna_context *, const puna_matmul_product *products, int32_t count, float *const y[],
+                                        const void *const w[], const float *x, int64_t x_stride, int64_t rows, int64_t K,
+                                        void *workspace);
+int64_t PUNA_KERNEL(attention_workspace_size)(puna_context *, int64_t NH, int64_t NKV, int64_t HD);
+puna_status PUNA_KERNEL(attention_forward)(puna_context *, float *y, int64_t y_stride, float *lse, const float *q,
+                                           int64_t q_stride, const float *k, const float *v, int64_t kv_stride, int64_t B,
+                                           int64_t T, int64_t S, int64_t NH, int64_t NKV, int64_t HD, int64_t window,
+                                           float scale, void *workspace);
+puna_status PUNA_KERNEL(kv_append)(puna_context *, const puna_kv_sequence *sequences, int32_t count, int32_t cache_dtype,
+                                   int64_t layer, const float *k, const float *v, int64_t kv_stride, int64_t NKV, int64_t HD);
+puna_status PUNA_KERNEL(attention_cached_forward)(puna_context *, float *y, int64_t y_stride, const float *q, int64_t q_stride,
+                                                  const puna_kv_sequence *sequences, int32_t count, int32_t cache_dtype,
+                                                  int64_t layer, int64_t NH, int64_t NKV, int64_t HD, int64_t window,
+                                                  float scale, void *workspace);
+
 #endif

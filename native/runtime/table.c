@@ -12,4 +12,10 @@ const puna_ops PUNA_KERNEL(ops) = {
     .argmax_forward = PUNA_KERNEL(argmax_forward),
     .rope_table = PUNA_KERNEL(rope_table),
     .rope_forward = PUNA_KERNEL(rope_forward),
+    .matmul_workspace_size = PUNA_KERNEL(matmul_workspace_size),
+    .matmul_forward = PUNA_KERNEL(matmul_forward),
+    .attention_workspace_size = PUNA_KERNEL(attention_workspace_size),
+    .attention_forward = PUNA_KERNEL(attention_forward),
+    .kv_append = PUNA_KERNEL(kv_append),
+    .attention_cached_forward = PUNA_KERNEL(attention_cached_forward),
 };

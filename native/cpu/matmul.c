@@ -1,0 +1,234 @@
+/*
+ * Matrix product of F32 activations with weights of any type.
+ *
+ * ORDER OF SUMMATION, the same for one row and for many, for every tile and every thread: lane j of one accumulator sums
+ * x[k] * w[k] over k = j, j + VEC_WIDTH, … with fused multiply-adds (the baseline of x86-64 rounds the product), and the lanes
+ * are added by vec_hsum. So a row's bits depend on its own x and w alone.
+ *
+ * ONE ROW (decoding) is bound by reading w: the rows of w are taken GROUP at a time, one accumulator each, which hides the latency
+ * of the multiply-add; block types are decoded in registers.
+ *
+ * MANY ROWS (prompts, batches) are bound by arithmetic: PANEL rows of w are decoded DEPTH elements deep into the
+ * thread's workspace, once for all rows of x in the share, and multiplied in register tiles of 12 accumulators that are kept
+ * in the workspace between one depth and the next.
+ */
+#include "decode.h"
+#include "kernels.h"
+
+enum {
+    GROUP = 8,       /* rows of w read side by side for one row of x                                                */
+    PANEL = 12,      /* rows of w decoded together: a multiple of every tile's width                                */
+    DEPTH = 512,     /* elements of K decoded together: a whole number of the largest block                         */
+    ROW_BLOCK = 256  /* rows of x that meet a decoded panel                                                         */
+};
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * One row
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* sums[g] = x . w[g] for GROUP rows of w. */
+PUNA_INLINE void dot_group(int32_t dtype, float sums[GROUP], const void *const w[GROUP], const float *x, int64_t K) {
+    vec acc[GROUP];
+    for (int g = 0; g < GROUP; g++) acc[g] = vec_zero();
+    if (is_plain(dtype)) {
+        int64_t k = 0;
+        for (; k + VEC_WIDTH <= K; k += VEC_WIDTH) {
+            vec x_k = vec_load(x + k);
+            for (int g = 0; g < GROUP; g++) acc[g] = vec_fma(x_k, plain_vec(dtype, w[g], k), acc[g]);
+        }
+        if (k < K) { /* tail of the summed dimension */
+            vec x_k = vec_load_partial(x + k, K - k);
+            for (int g = 0; g < GROUP; g++) acc[g] = vec_fma(x_k, plain_vec_partial(dtype, w[g], k, K - k), acc[g]);
+        }
+    } else {
+        int64_t elements = block_elements(dtype), chunk = elements_per_scale(dtype);
+        unpacked u[GROUP];
+        for (int64_t block = 0; block < K / elements; block++) {
+            for (int g = 0; g < GROUP; g++) unpack(dtype, w[g], block, &u[g]);
+            const float *x_b = x + block * elements;
+            for (int64_t c = 0; c < elements; c += chunk)
+                for (int g = 0; g < GROUP; g++)
+                    for (int64_t i = c; i < c + chunk; i += VEC_WIDTH)
+                        acc[g] = vec_fma(vec_load(x_b + i), unpacked_vec(dtype, &u[g], i), acc[g]);
+        }
+    }
+    for (int g = 0; g < GROUP; g++) sums[g] = vec_hsum(acc[g]);
+}
+
+/* y[n] for n < N. The last group repeats its last row: as quick as a narrower one, and nothing else is read. */
+PUNA_INLINE void dot_rows(int32_t dtype, float *y, const char *w, int64_t row_bytes, const float *x, int64_t K, int64_t N,
+                          bool accumulate) {
+    for (int64_t n = 0; n < N; n += GROUP) {
+        const void *rows[GROUP];
+        float sums[GROUP];
+        for (int g = 0; g < GROUP; g++) rows[g] = w + puna_min(n + g, N - 1) * row_bytes;
+        dot_group(dtype, sums, rows, x, K);
+        for (int g = 0; g < GROUP && n + g < N; g++) y[n + g] = accumulate ? y[n + g] + sums[g] : sums[g];
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Many rows
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* panel (N, DEPTH) = elements [k, k + depth) of N rows of w; a tail is padded with zeros to a whole vector. */
+static void decode_panel(float *panel, const char *w, int64_t row_bytes, int32_t dtype, int64_t k, int64_t depth, int64_t N) {
+    for (int64_t n = 0; n < N; n++, panel += DEPTH) {
+        decode_elements(panel, w + n * row_bytes + puna_row_bytes(dtype, k), dtype, depth);
+        for (int64_t i = depth; i % VEC_WIDTH != 0; i++) panel[i] = 0;
+    }
+}
+
+/*
+ * Continues R x N sums over one depth: acc[r, n] += x[r, :depth] . panel[n, :depth]. The accumulators of row r and panel row n
+ * wait at sums + (r * PANEL + n) * VEC_WIDTH in between; first: they start at zero.
+ */
+PUNA_INLINE void tile(const int R, const int N, float *sums, const float *x, int64_t x_stride, const float *panel,
+                      int64_t depth, bool first) {
+    vec acc[12];
+    for (int r = 0; r < R; r++)
+        for (int n = 0; n < N; n++)
+            acc[r * N + n] = first ? vec_zero() : vec_load(sums + (r * PANEL + n) * VEC_WIDTH);
+    int64_t k = 0;
+    for (; k + VEC_WIDTH <= depth; k += VEC_WIDTH) {
+        vec w[12];
+        for (int n = 0; n < N; n++) w[n] = vec_load(panel + n * DEPTH + k);
+        for (int r = 0; r < R; r++) {
+            vec x_r = vec_load(x + r * x_stride + k);
+            for (int n = 0; n < N; n++) acc[r * N + n] = vec_fma(x_r, w[n], acc[r * N + n]);
+        }
+    }
+    if (k < depth) { /* tail of the summed dimension */
+        for (int r = 0; r < R; r++) {
+            vec x_r = vec_load_partial(x + r * x_stride + k, depth - k);
+            for (int n = 0; n < N; n++) acc[r * N + n] = vec_fma(x_r, vec_load(panel + n * DEPTH + k), acc[r * N + n]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int n = 0; n < N; n++) vec_store(sums + (r * PANEL + n) * VEC_WIDTH, acc[r * N + n]);
+}
+
+/* All panel rows against one to four rows of x. Twelve accumulators whatever the number of rows. */
+static void multiply_panel(float *sums, const float *x, int64_t x_stride, int64_t rows, const float *panel, int64_t depth,
+                           bool first) {
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4)
+        for (int n = 0; n < PANEL; n += 3)
+            tile(4, 3, sums + (r * PANEL + n) * VEC_WIDTH, x + r * x_stride, x_stride, panel + n * DEPTH, depth, first);
+    sums += r * PANEL * VEC_WIDTH;
+    x += r * x_stride;
+    switch (rows - r) {
+    case 3:
+        for (int n = 0; n < PANEL; n += 4) tile(3, 4, sums + n * VEC_WIDTH, x, x_stride, panel + n * DEPTH, depth, first);
+        break;
+    case 2:
+        for (int n = 0; n < PANEL; n += 6) tile(2, 6, sums + n * VEC_WIDTH, x, x_stride, panel + n * DEPTH, depth, first);
+        break;
+    case 1: tile(1, 12, sums, x, x_stride, panel, depth, first); break;
+    default: break;
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Shares
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct call {
+    const puna_matmul_product *products;
+    float *const *y;
+    const void *const *w;
+    const float *x;
+    int64_t x_stride, rows, K;
+    char *workspace;
+    int64_t share_N, share_rows;  /* what one share computes of one product                                         */
+    int64_t row_shares;           /* shares along rows                                                              */
+    int64_t first_share[PUNA_MATMUL_MAX_PRODUCTS + 1];
+} call;
+
+/* A thread's part of the workspace: a decoded panel, then the accumulators of ROW_BLOCK rows against it. */
+enum {
+    PANEL_FLOATS = PANEL * DEPTH,
+    SUMS_FLOATS = ROW_BLOCK * PANEL * VEC_WIDTH,
+    THREAD_BYTES = (PANEL_FLOATS + SUMS_FLOATS) * 4
+};
+
+static void many_rows(const call *c, int32_t p, int64_t n0, int64_t N, int64_t r0, int64_t rows, float *panel) {
+    const puna_matmul_product *product = &c->products[p];
+    int64_t row_bytes = puna_row_bytes(product->w_dtype, c->K);
+    const float *x = c->x + r0 * c->x_stride;
+    float *sums = panel + PANEL_FLOATS;
+    for (int64_t n = n0; n < n0 + N; n += PANEL) {
+        int64_t panel_N = puna_min(PANEL, n0 + N - n);
+        const char *w = (const char *)c->w[p] + n * row_bytes;
+        for (int64_t r = 0; r < rows; r += ROW_BLOCK) {
+            int64_t block_rows = puna_min(ROW_BLOCK, rows - r);
+            for (int64_t k = 0; k < c->K; k += DEPTH) {
+                int64_t depth = puna_min(DEPTH, c->K - k);
+                decode_panel(panel, w, row_bytes, product->w_dtype, k, depth, panel_N);
+                multiply_panel(sums, x + r * c->x_stride + k, c->x_stride, block_rows, panel, depth, k == 0);
+            }
+            for (int64_t i = 0; i < block_rows; i++) {
+                float *y = c->y[p] + (r0 + r + i) * product->y_stride + n;
+                for (int64_t j = 0; j < panel_N; j++) {
+                    float sum = vec_hsum(vec_load(sums + (i * PANEL + j) * VEC_WIDTH));
+                    y[j] = product->accumulate ? y[j] + sum : sum;
+                }
+            }
+        }
+    }
+}
+
+static void run_share(void *arguments, int64_t share, int32_t thread) {
+    const call *c = arguments;
+    int32_t p = 0;
+    while (share >= c->first_share[p + 1]) p++;
+    const puna_matmul_product *product = &c->products[p];
+    share -= c->first_share[p];
+    int64_t n0 = share / c->row_shares * c->share_N, N = puna_min(c->share_N, product->N - n0);
+    if (c->rows == 1) {
+        int64_t row_bytes = puna_row_bytes(product->w_dtype, c->K);
+        FOR_DTYPE(product->w_dtype, dot_rows, c->y[p] + n0, (const char *)c->w[p] + n0 * row_bytes, row_bytes, c->x, c->K, N,
+                  product->accumulate)
+    } else {
+        int64_t r0 = share % c->row_shares * c->share_rows, rows = puna_min(c->share_rows, c->rows - r0);
+        many_rows(c, p, n0, N, r0, rows, (float *)(c->workspace + thread * THREAD_BYTES));
+    }
+}
+
+enum {
+    SHARES_PER_THREAD = 8,
+    SHARE_CYCLES = 30000 /* about 10 us: far above what handing out a share costs                                    */
+};
+
+/* Cycles, roughly, for one row of w: reading and decoding it, and multiplying it with every row of x. */
+static double row_cycles(int64_t rows, int64_t K) { return (double)K * (0.5 + (double)rows / (2 * VEC_WIDTH)); }
+
+int64_t PUNA_KERNEL(matmul_workspace_size)(puna_context *context, const puna_matmul_product *products, int32_t count,
+                                           int64_t rows, int64_t K) {
+    (void)products, (void)count, (void)K;
+    return rows == 1 ? 0 : context->threads * (int64_t)THREAD_BYTES + 63;
+}
+
+puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul_product *products, int32_t count,
+                                        float *const y[], const void *const w[], const float *x, int64_t x_stride,
+                                        int64_t rows, int64_t K, void *workspace) {
+    call c = {.products = products, .y = y, .w = w, .x = x, .x_stride = x_stride, .rows = rows, .K = K};
+    c.workspace = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
+
+    int64_t total_N = 0, unit = rows == 1 ? GROUP : PANEL, wanted = (int64_t)SHARES_PER_THREAD * context->threads;
+    for (int32_t p = 0; p < count; p++) total_N += products[p].N;
+    double cycles = row_cycles(rows, K);
+    int64_t smallest = (int64_t)(SHARE_CYCLES / cycles) + 1; /* rows of w that are worth a share */
+    c.share_N = puna_ceil_div(puna_max(puna_ceil_div(total_N, wanted), smallest), unit) * unit;
+    c.share_rows = rows;
+    if (rows > ROW_BLOCK / 4 && puna_ceil_div(total_N, c.share_N) < wanted / 2) {
+        int64_t parts = puna_min(wanted * c.share_N / puna_max(total_N, 1), rows / (ROW_BLOCK / 4));
+        c.share_rows = puna_ceil_div(puna_ceil_div(rows, puna_max(parts, 1)), 4) * 4;
+    }
+    c.row_shares = puna_ceil_div(rows, c.share_rows);
+    c.first_share[0] = 0;
+    for (int32_t p = 0; p < count; p++)
+        c.first_share[p + 1] = c.first_share[p] + puna_ceil_div(products[p].N, c.share_N) * c.row_shares;
+    puna_parallel(context, c.first_share[count], run_share, &c);
+    return PUNA_STATUS_OK;
+}
