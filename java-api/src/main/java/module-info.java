@@ -6,5 +6,6 @@ module io.puna {
     requires static org.jspecify;
 
     exports io.puna.format;
+    exports io.puna.kernel;
     exports io.puna.tensor;
 }

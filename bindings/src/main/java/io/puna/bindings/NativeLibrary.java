@@ -184,12 +184,9 @@ public final class NativeLibrary {
 
         private void note(Path file, Throwable e) {
             var words = e instanceof UnsatisfiedLinkError ? String.valueOf(e.getMessage()) : e.toString();
-            // Both Java and the system's loader begin with the path.
+            // The system's loader begins with the path, which stands there already.
             var prefix = file + ": ";
-            while (words.startsWith(prefix)) {
-                words = words.substring(prefix.length());
-            }
-            tried.add(prefix + words);
+            tried.add(prefix + (words.startsWith(prefix) ? words.substring(prefix.length()) : words));
         }
 
         NativeLibraryException failure(String fix, Throwable cause) {

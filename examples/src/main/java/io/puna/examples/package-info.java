@@ -1,2 +1,2 @@
-/** Programs on Puna, and nothing that another program would build on. */
+/** Programs on Puna. */
 package io.puna.examples;

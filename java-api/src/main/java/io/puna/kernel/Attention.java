@@ -1,0 +1,100 @@
+package io.puna.kernel;
+
+import io.puna.bindings.puna_h;
+import io.puna.tensor.DType;
+import io.puna.tensor.Device;
+import io.puna.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
+import java.util.Objects;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * Causal attention with grouped queries on plain arrays; {@link KvStep} has it against caches. Query t of a sequence stands at
+ * position S - T + t and sees the keys j with {@code position - window < j <= position} (window 0: all up to its position). Query
+ * head h reads key/value head h / (NH / NKV). With {@code s[j] = scale · q · k[j]} over the visible j:
+ * {@code y = sum over j of softmax(s)[j] · v[j]}, {@code lse = log(sum over j of exp(s[j]))}. Scores are not stored and hidden ones
+ * never computed.
+ */
+public final class Attention {
+    private Attention() {
+    }
+
+    /**
+     * Attends.
+     *
+     * @param y              (B · T, NH · HD) F32 of any row stride, overwritten
+     * @param lse            (B, NH, T) F32, overwritten, for a backward pass; null when it is not wanted
+     * @param q              (B · T, NH · HD) F32 of any row stride
+     * @param k              (B · S, NKV · HD) F32 of any row stride, S at least T
+     * @param v              as k, with its row stride
+     * @param sequences      B, at least 1
+     * @param heads          NH, a multiple of NKV
+     * @param keyValueHeads  NKV
+     * @param headWidth      HD
+     * @param window         keys a query sees, its own included; 0 for all
+     * @param scale          finite, usually 1 / sqrt(HD)
+     */
+    public static void forward(Device device, Workspace workspace, Tensor y, @Nullable Tensor lse, Tensor q, Tensor k, Tensor v,
+                               long sequences, long heads, long keyValueHeads, long headWidth, long window, float scale) {
+        MemorySegment context = Checks.context(device);
+        Objects.requireNonNull(workspace, "workspace");
+        Checks.range(sequences, "sequences", 1, Long.MAX_VALUE);
+        long width = Checks.width(heads, "heads", headWidth);
+        long keyValueWidth = Checks.width(keyValueHeads, "keyValueHeads", headWidth);
+        grouped(heads, keyValueHeads);
+        Checks.range(window, "window", 0, Long.MAX_VALUE);
+        Checks.finite(scale, "scale");
+
+        Checks.input(q, "q", DType.F32);
+        Checks.columns(q, "q", width);
+        long tokens = perSequence(q, "q", sequences);
+        Checks.input(k, "k", DType.F32);
+        Checks.columns(k, "k", keyValueWidth);
+        long keys = perSequence(k, "k", sequences);
+        if (keys < tokens) {
+            throw Checks.unexpected("k", "at least as many rows as q, " + q.shape().rows(), k);
+        }
+        Checks.input(v, "v", DType.F32);
+        Checks.shape(v, "v", k.shape().rows(), keyValueWidth);
+        Checks.sameStride(v, "v", k, "k");
+        Checks.output(y, "y", DType.F32);
+        Checks.shape(y, "y", q.shape().rows(), width);
+        Checks.apart(y, "y", q, "q");
+        Checks.apart(y, "y", k, "k");
+        Checks.apart(y, "y", v, "v");
+        if (lse != null) {
+            Checks.output(lse, "lse", DType.F32);
+            Checks.contiguous(lse, "lse");
+            Checks.elements(lse, "lse", q.shape().elements() / headWidth);
+            Checks.apart(lse, "lse", y, "y");
+            Checks.apart(lse, "lse", q, "q");
+            Checks.apart(lse, "lse", k, "k");
+            Checks.apart(lse, "lse", v, "v");
+        }
+        workspace.acquire();
+        try {
+            Device.check(puna_h.puna_attention_workspace_size(context, heads, keyValueHeads, headWidth, workspace.size()));
+            MemorySegment scratch = workspace.scratch();
+            Device.check(puna_h.puna_attention_forward(context, y.segment(), y.rowStride(),
+                    lse == null ? MemorySegment.NULL : lse.segment(), q.segment(), q.rowStride(), k.segment(), v.segment(),
+                    k.rowStride(), sequences, tokens, keys, heads, keyValueHeads, headWidth, window, scale, scratch,
+                    scratch.byteSize()));
+        } finally {
+            workspace.release();
+        }
+    }
+
+    static void grouped(long heads, long keyValueHeads) {
+        if (heads < 1 || heads % keyValueHeads != 0) {
+            throw Checks.unexpected("heads", "a multiple of the " + keyValueHeads + " key/value heads", heads);
+        }
+    }
+
+    private static long perSequence(Tensor tensor, String name, long sequences) {
+        long rows = tensor.shape().rows();
+        if (rows % sequences != 0) {
+            throw Checks.unexpected(name, "as many rows for each of " + sequences + " sequences", tensor);
+        }
+        return rows / sequences;
+    }
+}

@@ -1,0 +1,150 @@
+package io.puna.kernel;
+
+import io.puna.bindings.puna_h;
+import io.puna.tensor.DType;
+import io.puna.tensor.Device;
+import io.puna.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
+import java.util.List;
+import java.util.Objects;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * Product of activations with the transpose of a weight: {@code y[r, n] = sum over k of x[r, k] · w[n, k]}. Weights of block types
+ * are decoded exactly; activations stay F32.
+ */
+public final class MatMul {
+    private static final int MAX_PRODUCTS = puna_h.PUNA_MATMUL_MAX_PRODUCTS();
+    private static final String[] Y_NAMES = {"ys[0]", "ys[1]", "ys[2]"};
+    private static final String[] W_NAMES = {"ws[0]", "ws[1]", "ws[2]"};
+
+    private MatMul() {
+    }
+
+    /**
+     * Multiplies, with scratch of its own: for scripts. Repeated calls are better off with a workspace.
+     *
+     * @param y (rows, N) F32 of any row stride, overwritten
+     * @param x (rows, K) F32 of any row stride
+     * @param w (N, K) of any type a weight can have
+     */
+    public static void forward(Device device, Tensor y, Tensor x, Tensor w) {
+        try (Workspace workspace = new Workspace()) {
+            forward(device, workspace, y, x, w);
+        }
+    }
+
+    /**
+     * Multiplies.
+     *
+     * @param y (rows, N) F32 of any row stride, overwritten
+     * @param x (rows, K) F32 of any row stride
+     * @param w (N, K) of any type a weight can have
+     */
+    public static void forward(Device device, Workspace workspace, Tensor y, Tensor x, Tensor w) {
+        one(device, workspace, y, x, w, false);
+    }
+
+    /**
+     * Multiplies and adds: {@code y[r, n] += sum over k of x[r, k] · w[n, k]}.
+     *
+     * @param y (rows, N) F32 of any row stride, accumulated into
+     * @param x (rows, K) F32 of any row stride
+     * @param w (N, K) of any type a weight can have
+     */
+    public static void accumulate(Device device, Workspace workspace, Tensor y, Tensor x, Tensor w) {
+        one(device, workspace, y, x, w, true);
+    }
+
+    /**
+     * Multiplies the same activations with one to three weights, as for query, key and value, or gate and up.
+     *
+     * @param ys (rows, N) each, F32 of any row stride, overwritten. They may be columns of one tensor.
+     * @param x  (rows, K) F32 of any row stride
+     * @param ws (N, K) each, as many as ys, of any types a weight can have
+     */
+    public static void forward(Device device, Workspace workspace, List<Tensor> ys, Tensor x, List<Tensor> ws) {
+        MemorySegment context = Checks.context(device);
+        Objects.requireNonNull(workspace, "workspace");
+        int count = ys.size();
+        Checks.range(count, "number of ys", 1, MAX_PRODUCTS);
+        if (ws.size() != count) {
+            throw Checks.unexpected("ws", count + " tensors, as many as ys", ws.size());
+        }
+        Tensor y0 = ys.get(0);
+        Tensor w0 = ws.get(0);
+        Tensor y1 = count > 1 ? ys.get(1) : null;
+        Tensor w1 = count > 1 ? ws.get(1) : null;
+        Tensor y2 = count > 2 ? ys.get(2) : null;
+        Tensor w2 = count > 2 ? ws.get(2) : null;
+        checkInput(x);
+        checkProduct(y0, Y_NAMES[0], x, w0, W_NAMES[0]);
+        if (count > 1) {
+            checkProduct(y1, Y_NAMES[1], x, w1, W_NAMES[1]);
+            checkOutputs(y1, 1, w1, y0, 0, w0);
+        }
+        if (count > 2) {
+            checkProduct(y2, Y_NAMES[2], x, w2, W_NAMES[2]);
+            checkOutputs(y2, 2, w2, y0, 0, w0);
+            checkOutputs(y2, 2, w2, y1, 1, w1);
+        }
+        run(context, workspace, count, y0, w0, y1, w1, y2, w2, x, false);
+    }
+
+    private static void one(Device device, Workspace workspace, Tensor y, Tensor x, Tensor w, boolean accumulate) {
+        MemorySegment context = Checks.context(device);
+        Objects.requireNonNull(workspace, "workspace");
+        checkInput(x);
+        checkProduct(y, "y", x, w, "w");
+        run(context, workspace, 1, y, w, null, null, null, null, x, accumulate);
+    }
+
+    private static void checkInput(Tensor x) {
+        Checks.input(x, "x", DType.F32);
+    }
+
+    private static void checkProduct(Tensor y, String yName, Tensor x, Tensor w, String wName) {
+        Checks.weight(w, wName);
+        Checks.columns(w, wName, x.shape().columns());
+        Checks.output(y, yName, DType.F32);
+        Checks.shape(y, yName, x.shape().rows(), w.shape().rows());
+        Checks.apart(y, yName, x, "x");
+        Checks.apart(y, yName, w, wName);
+    }
+
+    /** Checks two outputs of a call against each other and each other's weights. */
+    private static void checkOutputs(Tensor y, int index, Tensor w, Tensor other, int otherIndex, Tensor otherW) {
+        Checks.apart(y, Y_NAMES[index], other, Y_NAMES[otherIndex]);
+        Checks.apart(y, Y_NAMES[index], otherW, W_NAMES[otherIndex]);
+        Checks.apart(other, Y_NAMES[otherIndex], w, W_NAMES[index]);
+    }
+
+    private static void run(MemorySegment context, Workspace workspace, int count, Tensor y0, Tensor w0, @Nullable Tensor y1,
+                            @Nullable Tensor w1, @Nullable Tensor y2, @Nullable Tensor w2, Tensor x, boolean accumulate) {
+        long rows = x.shape().rows();
+        long columns = x.shape().columns();
+        workspace.acquire();
+        try {
+            product(workspace, 0, y0, w0, accumulate);
+            product(workspace, 1, y1, w1, accumulate);
+            product(workspace, 2, y2, w2, accumulate);
+            MemorySegment products = workspace.products();
+            Device.check(puna_h.puna_matmul_workspace_size(context, products, count, rows, columns, workspace.size()));
+            MemorySegment scratch = workspace.scratch();
+            Device.check(puna_h.puna_matmul_forward(context, products, count, address(y0), address(w0), address(y1), address(w1),
+                    address(y2), address(w2), x.segment(), x.rowStride(), rows, columns, scratch, scratch.byteSize()));
+        } finally {
+            workspace.release();
+        }
+    }
+
+    private static void product(Workspace workspace, int index, @Nullable Tensor y, @Nullable Tensor w, boolean accumulate) {
+        if (y != null && w != null) {
+            workspace.product(index, w.shape().rows(), y.rowStride(), w.dtype().code(), accumulate);
+        }
+    }
+
+    private static MemorySegment address(@Nullable Tensor tensor) {
+        return tensor == null ? MemorySegment.NULL : tensor.segment();
+    }
+}

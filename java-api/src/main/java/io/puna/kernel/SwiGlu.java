@@ -1,0 +1,36 @@
+package io.puna.kernel;
+
+import io.puna.bindings.puna_h;
+import io.puna.tensor.DType;
+import io.puna.tensor.Device;
+import io.puna.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
+
+/** The gate of LLaMA's feed-forward (Shazeer 2020): {@code y = silu(gate) · up}, {@code silu(a) = a / (1 + exp(-a))}. */
+public final class SwiGlu {
+    private SwiGlu() {
+    }
+
+    /**
+     * Gates.
+     *
+     * @param y    (rows, FF) F32 of any row stride, overwritten; may be gate or up
+     * @param gate (rows, FF) F32 of any row stride
+     * @param up   (rows, FF) F32 of the row stride of gate: two tensors, or two column views of one
+     */
+    public static void forward(Device device, Tensor y, Tensor gate, Tensor up) {
+        MemorySegment context = Checks.context(device);
+        Checks.input(gate, "gate", DType.F32);
+        long rows = gate.shape().rows();
+        long columns = gate.shape().columns();
+        Checks.input(up, "up", DType.F32);
+        Checks.shape(up, "up", rows, columns);
+        Checks.sameStride(up, "up", gate, "gate");
+        Checks.output(y, "y", DType.F32);
+        Checks.shape(y, "y", rows, columns);
+        Checks.sameOrApart(y, "y", gate, "gate");
+        Checks.sameOrApart(y, "y", up, "up");
+        Device.check(puna_h.puna_swiglu_forward(context, y.segment(), y.rowStride(), gate.segment(), up.segment(),
+                gate.rowStride(), rows, columns));
+    }
+}
