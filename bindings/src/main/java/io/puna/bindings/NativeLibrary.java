@@ -184,9 +184,12 @@ public final class NativeLibrary {
 
         private void note(Path file, Throwable e) {
             var words = e instanceof UnsatisfiedLinkError ? String.valueOf(e.getMessage()) : e.toString();
-            // The system's loader begins with the path, which stands there already.
+            // Both Java and the system's loader begin with the path.
             var prefix = file + ": ";
-            tried.add(prefix + (words.startsWith(prefix) ? words.substring(prefix.length()) : words));
+            while (words.startsWith(prefix)) {
+                words = words.substring(prefix.length());
+            }
+            tried.add(prefix + words);
         }
 
         NativeLibraryException failure(String fix, Throwable cause) {

@@ -1,2 +1,2 @@
-/** Programs on Puna. */
+/** Programs on Puna, and nothing that another program would build on. */
 package io.puna.examples;
