@@ -49,7 +49,7 @@ CASES = {
     "mha-odd": dict(
         covers="multi-head attention, odd sizes everywhere: width 22, head width 10, feed-forward 37, vocabulary 131",
         config=small(hidden_size=22, num_attention_heads=2, num_key_value_heads=2, head_dim=10, intermediate_size=37,
-                     vocab_size=131, num_hidden_layers=3)),
+                     vocab_size=131)),
     "gqa8-head64": dict(
         covers="GQA 8:1, head width 64 apart from width / heads, F16",
         config=small(hidden_size=16, num_attention_heads=8, num_key_value_heads=1, head_dim=64, rope_theta=500000.0),
@@ -91,12 +91,12 @@ CASES = {
         without={"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
     "rope-llama3": dict(
         covers="llama3 scaling, older spelling, long, blended and short wavelengths, tied embeddings",
-        config=small(head_dim=32, rope_theta=500000.0, tie_word_embeddings=True, rope_scaling={
+        config=small(head_dim=32, num_attention_heads=2, rope_theta=500000.0, tie_word_embeddings=True, rope_scaling={
             "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 64,
             "rope_type": "llama3"}), dtype=torch.bfloat16, without={"rope_scaling": None}),
     "rope-llama3-new": dict(
         covers="llama3 scaling, newer spelling, factors 32, 1.5 and 6",
-        config=small(head_dim=32, **parameters(
+        config=small(head_dim=32, num_attention_heads=2, **parameters(
             factor=32.0, high_freq_factor=6.0, low_freq_factor=1.5, original_max_position_embeddings=48, rope_type="llama3",
             rope_theta=10000.0)), dtype=torch.bfloat16, without={"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
     "rope-yarn": dict(
