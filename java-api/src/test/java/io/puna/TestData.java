@@ -27,6 +27,11 @@ public final class TestData {
         return set != null && !set.isBlank() ? Path.of(set) : repository().resolve("../shared/data").normalize();
     }
 
+    /** {@return the path of a file or directory that the scripts in {@code src/test/python} wrote} */
+    public static Path fixture(String name) {
+        return repository().resolve("java-api/src/test/resources/fixtures").resolve(name);
+    }
+
     /** {@return the root of the checkout, the nearest folder above the working directory that holds the C header} */
     public static Path repository() {
         Path folder = Path.of("").toAbsolutePath();
