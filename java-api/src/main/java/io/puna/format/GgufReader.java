@@ -6,7 +6,7 @@ import io.puna.tensor.DType;
 import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
+import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.CharacterCodingException;
 import java.nio.file.Path;
@@ -35,12 +35,6 @@ final class GgufReader {
     private static final int MAX_RANK = 4;
     private static final int MAX_ARRAY_DEPTH = 4;
     private static final long DEFAULT_ALIGNMENT = 32;
-
-    private static final ValueLayout.OfShort I16 = ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
-    private static final ValueLayout.OfInt I32 = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
-    private static final ValueLayout.OfLong I64 = ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
-    private static final ValueLayout.OfFloat F32 = ValueLayout.JAVA_FLOAT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
-    private static final ValueLayout.OfDouble F64 = ValueLayout.JAVA_DOUBLE_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
 
     /** Types of metadata values, at their number in the file, with the least bytes that a value takes. */
     private enum ValueType {
@@ -73,15 +67,15 @@ final class GgufReader {
 
     private final Path file;
     private final MemorySegment segment;
-    private final long headerLimit;
-    private long position;
+    private final ByteBuffer header; // the header and, since its length is known only at its end, what follows, up to the limit
+    private int position;
     private int arrayElements;
     private byte[] scratch = new byte[256];
 
     private GgufReader(Path file, MemorySegment segment) {
         this.file = file;
         this.segment = segment;
-        this.headerLimit = Math.min(segment.byteSize(), MAX_HEADER_BYTES);
+        this.header = segment.asSlice(0, Math.min(segment.byteSize(), MAX_HEADER_BYTES)).asByteBuffer().order(ByteOrder.LITTLE_ENDIAN);
     }
 
     /**
@@ -159,13 +153,13 @@ final class GgufReader {
             case INT16 -> (long) i16("a value");
             case UINT32 -> Integer.toUnsignedLong(i32("a value"));
             case INT32 -> (long) i32("a value");
-            case FLOAT32 -> (double) segment.get(F32, advance(Float.BYTES, "a value"));
+            case FLOAT32 -> (double) header.getFloat(advance(Float.BYTES, "a value"));
             case BOOL -> bool(key);
             case STRING -> string("a string value");
             case ARRAY -> array(key, depth + 1);
             case UINT64 -> unsigned(i64("a value"), "the value of key", key);
             case INT64 -> i64("a value");
-            case FLOAT64 -> segment.get(F64, advance(Double.BYTES, "a value"));
+            case FLOAT64 -> header.getDouble(advance(Double.BYTES, "a value"));
         };
     }
 
@@ -183,9 +177,9 @@ final class GgufReader {
         }
         ValueType type = valueType(key);
         long count = i64("an array's length");
-        if (count < 0 || count > (headerLimit - position) / type.minimumBytes) {
+        if (count < 0 || count > (header.limit() - position) / type.minimumBytes) {
             throw new CheckpointException(file, "an array that ends inside the header for key " + quote(key),
-                    Long.toUnsignedString(count) + " elements of " + type + " at byte " + position + " of " + headerLimit);
+                    Long.toUnsignedString(count) + " elements of " + type + " at byte " + position + " of " + header.limit());
         }
         if (count > MAX_ARRAY_ELEMENTS - arrayElements) {
             throw new CheckpointException(file, "at most " + MAX_ARRAY_ELEMENTS + " elements in all arrays",
@@ -326,15 +320,15 @@ final class GgufReader {
 
     private String string(String what) throws CheckpointException {
         long length = i64("the length of " + what);
-        if (length < 0 || length > headerLimit - position) {
+        if (length < 0 || length > header.limit() - position) {
             throw new CheckpointException(file, what + " that ends inside the header",
-                    Long.toUnsignedString(length) + " bytes at byte " + position + " of " + headerLimit);
+                    Long.toUnsignedString(length) + " bytes at byte " + position + " of " + header.limit());
         }
         int bytes = (int) length;
         if (bytes > scratch.length) {
             scratch = new byte[bytes];
         }
-        MemorySegment.copy(segment, ValueLayout.JAVA_BYTE, position, scratch, 0, bytes);
+        header.get(position, scratch, 0, bytes);
         try {
             String text = Utf8.decode(scratch, bytes);
             position += bytes;
@@ -345,28 +339,28 @@ final class GgufReader {
     }
 
     private byte i8(String what) throws CheckpointException {
-        return segment.get(ValueLayout.JAVA_BYTE, advance(Byte.BYTES, what));
+        return header.get(advance(Byte.BYTES, what));
     }
 
     private short i16(String what) throws CheckpointException {
-        return segment.get(I16, advance(Short.BYTES, what));
+        return header.getShort(advance(Short.BYTES, what));
     }
 
     private int i32(String what) throws CheckpointException {
-        return segment.get(I32, advance(Integer.BYTES, what));
+        return header.getInt(advance(Integer.BYTES, what));
     }
 
     private long i64(String what) throws CheckpointException {
-        return segment.get(I64, advance(Long.BYTES, what));
+        return header.getLong(advance(Long.BYTES, what));
     }
 
     /** {@return the position of the next few bytes, which are there} */
-    private long advance(int bytes, String what) throws CheckpointException {
-        long at = position;
-        if (bytes > headerLimit - at) {
-            String end = headerLimit < segment.byteSize() ? "the header's limit" : "the end of the file";
+    private int advance(int bytes, String what) throws CheckpointException {
+        int at = position;
+        if (bytes > header.limit() - at) {
+            String end = header.limit() < segment.byteSize() ? "the header's limit" : "the end of the file";
             throw new CheckpointException(file, bytes + " bytes for " + what + " at byte " + at,
-                    end + " at byte " + headerLimit);
+                    end + " at byte " + header.limit());
         }
         position = at + bytes;
         return at;
