@@ -1,0 +1,37 @@
+package io.puna.text;
+
+import java.util.Set;
+
+/**
+ * The regular expressions with which tokenizers of the LLaMA family cut a text before its pieces are looked up. A vocabulary and
+ * its pattern belong together: they are data, as the pieces are.
+ *
+ * <p>The engine's matcher gives up, and the process with it, after ten million steps back. On none of these does a match take
+ * more steps than the text has characters, a small factor aside, which {@link Tokenizer#MAX_TEXT} allows for; of a pattern out of
+ * a file nobody knows.
+ */
+final class SplitPatterns {
+    static final String GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+    static final String LLAMA3 = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
+            + "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+    /** Llama 3's, but for digits one by one. */
+    static final String QWEN2 = LLAMA3.replace("\\p{N}{1,3}", "\\p{N}");
+    /** Mistral's Tekken: a word ends where lower case is followed by upper case. */
+    static final String TEKKEN = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+            + "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
+            + "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+    /** The splits of a GGUF file whose {@code tokenizer.ggml.pre} is "default", one after the other. */
+    static final String DEFAULT_PUNCTUATION = "[\\p{P}\\$\\+<=>\\^~\\|]+";
+    static final String DEFAULT_DIGITS = "\\p{N}+";
+    static final String DEFAULT_THREE_DIGITS = "[0-9][0-9][0-9]";
+
+    static final String LEADING_SPACES = "\\A +";
+    static final String REPEATED_SPACES = " {2,}";
+    static final String TRAILING_SPACE_SYMBOLS = "\u2581+\\z";
+
+    static final Set<String> KNOWN = Set.of(GPT2, LLAMA3, QWEN2, TEKKEN, DEFAULT_PUNCTUATION, DEFAULT_DIGITS, DEFAULT_THREE_DIGITS,
+            LEADING_SPACES, REPEATED_SPACES, TRAILING_SPACE_SYMBOLS);
+
+    private SplitPatterns() {
+    }
+}
