@@ -8,4 +8,5 @@ module io.puna {
     exports io.puna.format;
     exports io.puna.kernel;
     exports io.puna.tensor;
+    exports io.puna.text;
 }

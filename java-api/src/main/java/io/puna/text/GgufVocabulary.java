@@ -65,7 +65,7 @@ final class GgufVocabulary {
         List<String> pieces = pieces();
         int[] types = types(pieces.size());
         ByteLevelSplits splits = splits();
-        ObjectNode document = TokenizerJson.object();
+        ObjectNode document = Json.object();
         ObjectNode model = document.putObject("model");
         model.put("type", "BPE");
         model.put("ignore_merges", splits.ignoreMerges);

@@ -36,11 +36,11 @@ record SentencePieceVocabulary(String origin, List<String> pieces, float[] score
      * @param suffix ids put after it
      */
     ObjectNode document(OptionalInt prefix, OptionalInt suffix) throws TokenizerException {
-        ObjectNode document = TokenizerJson.object();
+        ObjectNode document = Json.object();
         ArrayNode added = document.putArray("added_tokens");
         ObjectNode model = document.putObject("model");
         model.put("type", "BPE");
-        ObjectNode vocabulary = TokenizerJson.object();
+        ObjectNode vocabulary = Json.object();
         Map<String, Integer> ids = new HashMap<>(2 * pieces.size());
         boolean bytes = false;
         for (int id = 0; id < pieces.size(); id++) {

@@ -41,7 +41,7 @@ final class TiktokenModel {
     static TokenizerDefinition read(String origin, byte[] bytes, TokenizerSettings settings) throws TokenizerException {
         List<String> pieces = ranks(origin, bytes);
         int special = pieces.size();
-        ObjectNode document = TokenizerJson.object();
+        ObjectNode document = Json.object();
         ObjectNode model = document.putObject("model");
         model.put("type", "BPE");
         // tiktoken looks a word up before it merges anything

@@ -28,7 +28,7 @@ public final class Tokenizer implements AutoCloseable {
 
     private Tokenizer(String origin, TokenizerDefinition definition) throws TokenizerException {
         this.definition = definition;
-        this.engine = new Engine(origin, TokenizerJson.write(definition.engine()));
+        this.engine = new Engine(origin, Json.write(definition.engine()));
     }
 
     /**
@@ -68,7 +68,7 @@ public final class Tokenizer implements AutoCloseable {
             first++;
         }
         if (bytes[first] == '{') {
-            return new Tokenizer(origin, TokenizerJson.check(origin, TokenizerJson.parse(origin, bytes), settings));
+            return new Tokenizer(origin, TokenizerJson.check(origin, Json.parse(origin, bytes), settings));
         }
         if (TiktokenModel.recognise(bytes)) {
             return new Tokenizer(origin, TiktokenModel.read(origin, bytes, settings));

@@ -1,25 +1,18 @@
 package io.puna.text;
 
-import com.fasterxml.jackson.core.JsonFactory;
-import com.fasterxml.jackson.core.JsonProcessingException;
-import com.fasterxml.jackson.core.StreamReadConstraints;
-import com.fasterxml.jackson.core.StreamReadFeature;
-import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import java.nio.ByteBuffer;
-import java.nio.charset.CharacterCodingException;
-import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.BitSet;
+import java.util.Collections;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Objects;
 import java.util.OptionalInt;
@@ -44,56 +37,13 @@ final class TokenizerJson {
             List.of("</s>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|endoftext|>");
     private static final List<String> BEGIN_TOKENS = List.of("<s>", "<|begin_of_text|>");
 
-    private static final JsonMapper MAPPER = JsonMapper.builder(JsonFactory.builder()
-                    .streamReadConstraints(StreamReadConstraints.builder().maxNestingDepth(64).build())
-                    .enable(StreamReadFeature.STRICT_DUPLICATE_DETECTION)
-                    .disable(JsonFactory.Feature.CANONICALIZE_FIELD_NAMES)
-                    .disable(JsonFactory.Feature.INTERN_FIELD_NAMES)
-                    .build())
-            .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-            .build();
-
     private final String origin;
-    private final Map<String, Integer> ids = new HashMap<>();
+    private Map<String, Integer> ids = Map.of();
     private final BitSet special = new BitSet();
     private @Nullable String[] pieces = new String[0];
 
     private TokenizerJson(String origin) {
         this.origin = origin;
-    }
-
-    /** {@return the JSON object in a file's bytes} */
-    static ObjectNode parse(String origin, byte[] bytes) throws TokenizerException {
-        String text;
-        try {
-            text = StandardCharsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(bytes)).toString();
-        } catch (CharacterCodingException e) {
-            throw new TokenizerException(origin + ": expected JSON in UTF-8, got bytes that are not UTF-8", e);
-        }
-        try {
-            JsonNode root = MAPPER.readTree(text);
-            if (root instanceof ObjectNode object) {
-                return object;
-            }
-            throw new TokenizerException(origin + ": expected a JSON object, got " + kind(root));
-        } catch (JsonProcessingException e) {
-            String where = e.getLocation() == null ? ""
-                    : " (line " + e.getLocation().getLineNr() + ", column " + e.getLocation().getColumnNr() + ")";
-            throw new TokenizerException(origin + ": expected well-formed JSON, got: " + e.getOriginalMessage() + where, e);
-        }
-    }
-
-    /** {@return an empty JSON object} */
-    static ObjectNode object() {
-        return JsonNodeFactory.instance.objectNode();
-    }
-
-    static String write(ObjectNode document) {
-        try {
-            return MAPPER.writeValueAsString(document);
-        } catch (JsonProcessingException e) {
-            throw new IllegalStateException("a tree of JSON nodes could not be written", e);
-        }
     }
 
     /**
@@ -117,7 +67,7 @@ final class TokenizerJson {
         }
         checkUnknownToken(model);
 
-        ObjectNode engine = object();
+        ObjectNode engine = Json.object();
         engine.put("version", "1.0");
         engine.set("added_tokens", added);
         engine.set("normalizer", step("normalizer", root.path("normalizer"), "normalizers", this::normalizer));
@@ -137,7 +87,7 @@ final class TokenizerJson {
                 suffix.add(eos.iterator().next());
             }
         }
-        return new TokenizerDefinition(engine, pieces, Map.copyOf(ids), special, decoder(root.path("decoder")), array(prefix),
+        return new TokenizerDefinition(engine, pieces, Collections.unmodifiableMap(ids), special, decoder(root.path("decoder")), array(prefix),
                 array(suffix), bos, eos);
     }
 
@@ -156,13 +106,13 @@ final class TokenizerJson {
         JsonNode dropout = model.path("dropout");
         require(absent(dropout) || dropout.isNumber() && dropout.doubleValue() == 0, "model.dropout", "none", dropout);
 
-        ObjectNode vocabulary = object();
-        JsonNode pieces = model.path("vocab");
-        require(pieces.isObject(), "model.vocab", "an object of pieces and ids", pieces);
-        for (Map.Entry<String, JsonNode> entry : pieces.properties()) {
-            add(vocabulary, "model.vocab", entry.getKey(), entry.getValue());
+        JsonNode vocabulary = model.path("vocab");
+        require(vocabulary.isObject(), "model.vocab", "an object of pieces and ids", vocabulary);
+        ids = HashMap.newHashMap(vocabulary.size());
+        for (Map.Entry<String, JsonNode> entry : vocabulary.properties()) {
+            add("model.vocab", entry.getKey(), entry.getValue());
         }
-        ObjectNode checked = object();
+        ObjectNode checked = Json.object();
         checked.put("type", "BPE");
         JsonNode unknown = model.path("unk_token");
         require(absent(unknown) || unknown.isTextual(), "model.unk_token", "a piece or null", unknown);
@@ -177,50 +127,47 @@ final class TokenizerJson {
         return checked;
     }
 
-    private void add(ObjectNode vocabulary, String field, String piece, JsonNode number) throws TokenizerException {
+    private void add(String field, String piece, JsonNode number) throws TokenizerException {
         if (!number.isIntegralNumber() || !number.canConvertToInt() || number.intValue() < 0 || number.intValue() >= MAX_ID) {
             throw refuse(field + "[" + quote(piece) + "]", "an id from 0 to " + (MAX_ID - 1), number.toString());
         }
         int id = number.intValue();
         if (id >= pieces.length) {
-            pieces = java.util.Arrays.copyOf(pieces, Math.max(id + 1, Math.min(MAX_ID, pieces.length + pieces.length / 2)));
+            pieces = Arrays.copyOf(pieces, Math.max(id + 1, Math.min(MAX_ID, pieces.length + pieces.length / 2)));
         }
         if (pieces[id] != null) {
             throw refuse(field, "one piece per id", "id " + id + " for both " + quote(pieces[id]) + " and " + quote(piece));
         }
         pieces[id] = piece;
         ids.put(piece, id);
-        vocabulary.put(piece, id);
     }
 
     private ArrayNode merges(JsonNode merges) throws TokenizerException {
         require(merges.isArray(), "model.merges", "an array", merges);
-        ArrayNode checked = JsonNodeFactory.instance.arrayNode(merges.size());
+        int i = 0;
         for (JsonNode merge : merges) {
             String left;
             String right;
+            require(merge.getNodeType() == merges.get(0).getNodeType(), "model.merges", "one way of writing merges", merge);
             if (merge.isTextual()) {
                 String pair = merge.textValue();
                 int space = pair.indexOf(' ');
-                require(space > 0 && space == pair.lastIndexOf(' ') && space < pair.length() - 1, "model.merges[" + checked.size() + "]",
+                require(space > 0 && space == pair.lastIndexOf(' ') && space < pair.length() - 1, "model.merges",
                         "two pieces parted by a space", merge);
                 left = pair.substring(0, space);
                 right = pair.substring(space + 1);
             } else {
                 require(merge.isArray() && merge.size() == 2 && merge.get(0).isTextual() && merge.get(1).isTextual(),
-                        "model.merges[" + checked.size() + "]", "two pieces", merge);
+                        "model.merges", "two pieces", merge);
                 left = merge.get(0).textValue();
                 right = merge.get(1).textValue();
             }
-            for (String piece : new String[] {left, right, left + right}) {
-                if (!ids.containsKey(piece)) {
-                    throw refuse("model.merges[" + checked.size() + "]", "pieces of the vocabulary", quote(piece) + " in " + merge);
-                }
+            if (!ids.containsKey(left) || !ids.containsKey(right) || !ids.containsKey(left + right)) {
+                throw refuse("model.merges[" + i + "]", "two pieces that make a piece, all of the vocabulary,", merge.toString());
             }
-            checked.add(merge);
-            require(merge.getNodeType() == checked.get(0).getNodeType(), "model.merges", "one way of writing merges", merge);
+            i++;
         }
-        return checked;
+        return (ArrayNode) merges;
     }
 
     private ArrayNode addedTokens(JsonNode tokens, ObjectNode vocabulary) throws TokenizerException {
@@ -237,12 +184,13 @@ final class TokenizerJson {
             Integer id = ids.get(piece);
             if (id == null) {
                 // The engine numbers tokens that its model does not know as it likes: so the model is made to know them all.
-                add(vocabulary, field, piece, token.path("id"));
+                add(field, piece, token.path("id"));
+                vocabulary.set(piece, token.path("id"));
             } else {
                 require(token.path("id").isIntegralNumber() && token.path("id").asLong(-1) == id, field + ".id",
                         id + ", the id of " + quote(piece) + " in model.vocab,", token.path("id"));
             }
-            ObjectNode copy = object();
+            ObjectNode copy = Json.object();
             copy.put("id", ids.get(piece));
             copy.put("content", piece);
             for (String flag : List.of("single_word", "lstrip", "rstrip", "normalized", "special")) {
@@ -259,7 +207,7 @@ final class TokenizerJson {
         while (size > 0 && pieces[size - 1] == null) {
             size--;
         }
-        pieces = java.util.Arrays.copyOf(pieces, size);
+        pieces = Arrays.copyOf(pieces, size);
         return checked;
     }
 
@@ -286,7 +234,7 @@ final class TokenizerJson {
             return step;
         }
         require(step.path(members).isArray(), field + "." + members, "an array", step.path(members));
-        ObjectNode sequence = object();
+        ObjectNode sequence = Json.object();
         sequence.put("type", "Sequence");
         ArrayNode steps = sequence.putArray(members);
         for (JsonNode member : step.path(members)) {
@@ -392,7 +340,7 @@ final class TokenizerJson {
         if (eos.isEmpty()) {
             END_TOKENS.stream().map(ids::get).filter(id -> id != null && special.get(id)).forEach(eos::add);
         }
-        return java.util.Collections.unmodifiableSet(eos);
+        return Collections.unmodifiableSet(eos);
     }
 
     private boolean exists(int id) {
@@ -483,7 +431,7 @@ final class TokenizerJson {
     }
 
     private static String kind(JsonNode node) {
-        return node.isMissingNode() ? "nothing" : node.getNodeType().toString().toLowerCase(java.util.Locale.ROOT);
+        return node.isMissingNode() ? "nothing" : node.getNodeType().toString().toLowerCase(Locale.ROOT);
     }
 
     static String quote(String piece) {

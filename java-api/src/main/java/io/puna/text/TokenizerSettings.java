@@ -57,7 +57,7 @@ record TokenizerSettings(@Nullable String bos, @Nullable Integer bosId, Set<Stri
     }
 
     private static @Nullable JsonNode read(Path file) throws IOException {
-        return Files.isRegularFile(file) ? TokenizerJson.parse(file.toString(), Files.readAllBytes(file)) : null;
+        return Files.isRegularFile(file) ? Json.parse(file.toString(), Files.readAllBytes(file)) : null;
     }
 
     private static @Nullable String content(JsonNode token) {
