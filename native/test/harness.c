@@ -2,6 +2,7 @@
 
 #include "blocks.h"
 
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -315,9 +316,22 @@ void test_op_against_reference(const test_op *op) {
 
 /* ------------------------------------------------- main --------------------------------------------------------------- */
 
+/* A guard page was touched (or worse): say in which case, for the stack is gone with the process. */
+__attribute__((unused)) static void crashed(int signal) {
+    char text[512];
+    int length = snprintf(text, sizeof text, "       %s [%s]: signal %d, memory outside the buffers was touched\nFAILED %s\n",
+                          report.line, report.name, signal, report.line);
+    if (write(STDOUT_FILENO, text, (size_t)length) < 0) _exit(3);
+    _exit(1);
+}
+
 /* Runs everything, or the lines whose name contains the argument. */
 int main(int argc, char **argv) {
     const char *wanted = argc > 1 ? argv[1] : "";
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* these report crashes themselves */
+    signal(SIGSEGV, crashed);
+    signal(SIGBUS, crashed);
+#endif
     const struct {
         const char *name;
         void (*run)(void);
