@@ -314,36 +314,27 @@ void test_op_against_reference(const test_op *op) {
     test_end();
 }
 
-/* ------------------------------------------------- main --------------------------------------------------------------- */
+/* ------------------------------------------------- the run ------------------------------------------------------------ */
 
-/* A guard page was touched (or worse): say in which case, for the stack is gone with the process. */
-__attribute__((unused)) static void crashed(int signal) {
+/* A guard page was touched, or worse: say in which case, for the stack is gone with the process. */
+static void crashed(int number) {
     char text[512];
     int length = snprintf(text, sizeof text, "       %s [%s]: signal %d, memory outside the buffers was touched\nFAILED %s\n",
-                          report.line, report.name, signal, report.line);
+                          report.line, report.name, number, report.line);
     if (write(STDOUT_FILENO, text, (size_t)length) < 0) _exit(3);
     _exit(1);
 }
 
-/* Runs everything, or the lines whose name contains the argument. */
-int main(int argc, char **argv) {
-    const char *wanted = argc > 1 ? argv[1] : "";
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* these report crashes themselves */
+void test_start(void) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    (void)crashed; /* the sanitizers report crashes themselves */
+#else
     signal(SIGSEGV, crashed);
     signal(SIGBUS, crashed);
 #endif
-    const struct {
-        const char *name;
-        void (*run)(void);
-    } others[] = {{"runtime", test_runtime}, {"pool", test_pool}, {"known values", test_known_values}, {"refusals", test_refusals}};
-    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
-        if (strstr(others[i].name, wanted) == NULL) continue;
-        test_begin(others[i].name);
-        others[i].run();
-        test_end();
-    }
-    for (int64_t i = 0; i < test_op_count; i++)
-        if (strstr(test_ops[i]->name, wanted) != NULL) test_op_against_reference(test_ops[i]);
+}
+
+int test_finish(void) {
     close_backends();
     printf("%lld passed, %lld failed\n", (long long)report.all_passed, (long long)report.all_failed);
     return report.all_failed > 0 || report.all_passed == 0;

@@ -21,7 +21,9 @@
 
 /* ------------------------------------------------- counting ----------------------------------------------------------- */
 
-void test_begin(const char *name); /* a line of the report */
+void test_start(void);             /* before everything                                         */
+int test_finish(void);             /* prints "N passed, N failed" and returns the exit status   */
+void test_begin(const char *name); /* a line of the report                                      */
 void test_case(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void test_end(void);
 

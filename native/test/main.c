@@ -1,0 +1,20 @@
+/* Runs every test, or the lines of the report whose name contains the argument. */
+#include "test.h"
+
+int main(int argc, char **argv) {
+    const char *wanted = argc > 1 ? argv[1] : "";
+    const struct {
+        const char *name;
+        void (*run)(void);
+    } others[] = {{"runtime", test_runtime}, {"pool", test_pool}, {"known values", test_known_values}, {"refusals", test_refusals}};
+    test_start();
+    for (int64_t i = 0; i < TEST_COUNT(others); i++) {
+        if (strstr(others[i].name, wanted) == NULL) continue;
+        test_begin(others[i].name);
+        others[i].run();
+        test_end();
+    }
+    for (int64_t i = 0; i < test_op_count; i++)
+        if (strstr(test_ops[i]->name, wanted) != NULL) test_op_against_reference(test_ops[i]);
+    return test_finish();
+}
