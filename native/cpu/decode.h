@@ -27,11 +27,16 @@ PUNA_INLINE void unpack_q8_0(const puna_q8_0 *block, unpacked *u) {
     u->scale[0] = vec_f16_to_f32(block->d);
 }
 
+/* Sixteen bytes at once: GCC unrolls a loop this short before it could become vector instructions, five times slower. */
+typedef uint8_t bytes16 __attribute__((vector_size(16)));
+
 PUNA_INLINE void unpack_q4_0(const puna_q4_0 *block, unpacked *u) {
-    for (int i = 0; i < 16; i++) {
-        u->q[i] = (int8_t)((block->q[i] & 15) - 8);
-        u->q[i + 16] = (int8_t)((block->q[i] >> 4) - 8);
-    }
+    bytes16 q, low, high;
+    memcpy(&q, block->q, 16);
+    low = (q & 15) - 8;
+    high = (q >> 4) - 8;
+    memcpy(u->q, &low, 16);
+    memcpy(u->q + 16, &high, 16);
     u->scale[0] = vec_f16_to_f32(block->d);
 }
 

@@ -16,54 +16,80 @@
 #include "kernels.h"
 
 enum {
-    GROUP = 8,       /* rows of w read side by side for one row of x                                                */
+    ONE_ROW_GROUP = 6, /* rows of w read side by side for one row of x                                               */
     PANEL = 12,      /* rows of w decoded together: a multiple of every tile's width                                */
+#ifndef PLAIN_DIRECT
+    PLAIN_DIRECT = 8, BLOCK_DIRECT = 3,
+#endif
     DEPTH = 512,     /* elements of K decoded together: a whole number of the largest block                         */
     ROW_BLOCK = 256  /* rows of x that meet a decoded panel                                                         */
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------
- * One row
+ * Few rows: decoded in registers
  * ------------------------------------------------------------------------------------------------------------------ */
 
-/* sums[g] = x . w[g] for GROUP rows of w. */
-PUNA_INLINE void dot_group(int32_t dtype, float sums[GROUP], const void *const w[GROUP], const float *x, int64_t K) {
-    vec acc[GROUP];
-    for (int g = 0; g < GROUP; g++) acc[g] = vec_zero();
+/* y[r, g] (= or +=) x[r] . w[g] for R rows of x and the first N <= G of G rows of w; the others repeat the last. */
+PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, int64_t y_stride, const char *w,
+                             int64_t row_bytes, const float *x, int64_t x_stride, int64_t K, int64_t N, bool accumulate) {
+    const char *w_g[12];
+    vec acc[12];
+    for (int g = 0; g < G; g++) w_g[g] = w + puna_min(g, N - 1) * row_bytes;
+    for (int i = 0; i < R * G; i++) acc[i] = vec_zero();
     if (is_plain(dtype)) {
         int64_t k = 0;
         for (; k + VEC_WIDTH <= K; k += VEC_WIDTH) {
-            vec x_k = vec_load(x + k);
-            for (int g = 0; g < GROUP; g++) acc[g] = vec_fma(x_k, plain_vec(dtype, w[g], k), acc[g]);
+            for (int g = 0; g < G; g++) {
+                vec w_k = plain_vec(dtype, w_g[g], k);
+                for (int r = 0; r < R; r++) acc[r * G + g] = vec_fma(vec_load(x + r * x_stride + k), w_k, acc[r * G + g]);
+            }
         }
         if (k < K) { /* tail of the summed dimension */
-            vec x_k = vec_load_partial(x + k, K - k);
-            for (int g = 0; g < GROUP; g++) acc[g] = vec_fma(x_k, plain_vec_partial(dtype, w[g], k, K - k), acc[g]);
+            for (int g = 0; g < G; g++) {
+                vec w_k = plain_vec_partial(dtype, w_g[g], k, K - k);
+                for (int r = 0; r < R; r++)
+                    acc[r * G + g] = vec_fma(vec_load_partial(x + r * x_stride + k, K - k), w_k, acc[r * G + g]);
+            }
         }
     } else {
         int64_t elements = block_elements(dtype), chunk = elements_per_scale(dtype);
-        unpacked u[GROUP];
+        unpacked u[12];
         for (int64_t block = 0; block < K / elements; block++) {
-            for (int g = 0; g < GROUP; g++) unpack(dtype, w[g], block, &u[g]);
-            const float *x_b = x + block * elements;
+            for (int g = 0; g < G; g++) unpack(dtype, w_g[g], block, &u[g]);
             for (int64_t c = 0; c < elements; c += chunk)
-                for (int g = 0; g < GROUP; g++)
-                    for (int64_t i = c; i < c + chunk; i += VEC_WIDTH)
-                        acc[g] = vec_fma(vec_load(x_b + i), unpacked_vec(dtype, &u[g], i), acc[g]);
+                for (int g = 0; g < G; g++)
+                    for (int64_t i = c; i < c + chunk; i += VEC_WIDTH) {
+                        vec w_k = unpacked_vec(dtype, &u[g], i);
+                        for (int r = 0; r < R; r++)
+                            acc[r * G + g] = vec_fma(vec_load(x + r * x_stride + block * elements + i), w_k, acc[r * G + g]);
+                    }
         }
     }
-    for (int g = 0; g < GROUP; g++) sums[g] = vec_hsum(acc[g]);
+    for (int r = 0; r < R; r++)
+        for (int g = 0; g < G && g < N; g++) {
+            float sum = vec_hsum(acc[r * G + g]);
+            y[r * y_stride + g] = accumulate ? y[r * y_stride + g] + sum : sum;
+        }
 }
 
-/* y[n] for n < N. The last group repeats its last row: as quick as a narrower one, and nothing else is read. */
-PUNA_INLINE void dot_rows(int32_t dtype, float *y, const char *w, int64_t row_bytes, const float *x, int64_t K, int64_t N,
-                          bool accumulate) {
-    for (int64_t n = 0; n < N; n += GROUP) {
-        const void *rows[GROUP];
-        float sums[GROUP];
-        for (int g = 0; g < GROUP; g++) rows[g] = w + puna_min(n + g, N - 1) * row_bytes;
-        dot_group(dtype, sums, rows, x, K);
-        for (int g = 0; g < GROUP && n + g < N; g++) y[n + g] = accumulate ? y[n + g] + sums[g] : sums[g];
+/* R rows of x against N rows of w. */
+#define DIRECT_TILES(R, G)                                                                                                       \
+    for (int64_t g = 0; g < some_N; g += G)                                                                                      \
+        direct_tile(dtype, R, G, y + r * y_stride + n + g, y_stride, w + (n + g) * row_bytes, row_bytes, x + r * x_stride,       \
+                    x_stride, K, some_N - g, accumulate);
+
+/* A dozen rows of w at a time, which stay in the cache for all rows of x. */
+PUNA_INLINE void direct_rows(int32_t dtype, float *y, int64_t y_stride, const char *w, int64_t row_bytes, const float *x,
+                             int64_t x_stride, int64_t rows, int64_t K, int64_t N, bool accumulate) {
+    for (int64_t n = 0; n < N; n += PANEL) {
+        int64_t some_N = puna_min(PANEL, N - n), r = 0;
+        for (; r + 4 <= rows; r += 4) DIRECT_TILES(4, 3)
+        switch (rows - r) {
+        case 3: DIRECT_TILES(3, 4) break;
+        case 2: DIRECT_TILES(2, 6) break;
+        case 1: DIRECT_TILES(1, ONE_ROW_GROUP) break;
+        default: break;
+        }
     }
 }
 
@@ -71,10 +97,17 @@ PUNA_INLINE void dot_rows(int32_t dtype, float *y, const char *w, int64_t row_by
  * Many rows
  * ------------------------------------------------------------------------------------------------------------------ */
 
-/* panel (N, DEPTH) = elements [k, k + depth) of N rows of w; a tail is padded with zeros to a whole vector. */
-static void decode_panel(float *panel, const char *w, int64_t row_bytes, int32_t dtype, int64_t k, int64_t depth, int64_t N) {
+/*
+ * panel (N, DEPTH) = elements [k, k + depth) of N rows of w; a tail is padded with zeros to a whole vector. What is decoded next
+ * lies far off, where no hardware prefetcher looks, so it is fetched ahead: next bytes behind each row's stretch.
+ */
+static void decode_panel(float *panel, const char *w, int64_t row_bytes, int32_t dtype, int64_t k, int64_t depth, int64_t N,
+                         int64_t next) {
+    int64_t bytes = puna_row_bytes(dtype, depth);
     for (int64_t n = 0; n < N; n++, panel += DEPTH) {
-        decode_elements(panel, w + n * row_bytes + puna_row_bytes(dtype, k), dtype, depth);
+        const char *from = w + n * row_bytes + puna_row_bytes(dtype, k);
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + next + i);
+        decode_elements(panel, from, dtype, depth);
         for (int64_t i = depth; i % VEC_WIDTH != 0; i++) panel[i] = 0;
     }
 }
@@ -164,7 +197,9 @@ static void many_rows(const call *c, int32_t p, int64_t n0, int64_t N, int64_t r
             int64_t block_rows = puna_min(ROW_BLOCK, rows - r);
             for (int64_t k = 0; k < c->K; k += DEPTH) {
                 int64_t depth = puna_min(DEPTH, c->K - k);
-                decode_panel(panel, w, row_bytes, product->w_dtype, k, depth, panel_N);
+                int64_t next = k + depth < c->K ? puna_row_bytes(product->w_dtype, depth)
+                                                : PANEL * row_bytes - puna_row_bytes(product->w_dtype, k);
+                decode_panel(panel, w, row_bytes, product->w_dtype, k, depth, panel_N, next);
                 multiply_panel(sums, x + r * c->x_stride + k, c->x_stride, block_rows, panel, depth, k == 0);
             }
             for (int64_t i = 0; i < block_rows; i++) {
@@ -178,6 +213,9 @@ static void many_rows(const call *c, int32_t p, int64_t n0, int64_t N, int64_t r
     }
 }
 
+/* Decoding again for every four rows of x costs less than a panel, up to here. */
+static bool is_direct(int32_t dtype, int64_t rows) { return rows <= (is_plain(dtype) ? PLAIN_DIRECT : BLOCK_DIRECT); }
+
 static void run_share(void *arguments, int64_t share, int32_t thread) {
     const call *c = arguments;
     int32_t p = 0;
@@ -185,10 +223,10 @@ static void run_share(void *arguments, int64_t share, int32_t thread) {
     const puna_matmul_product *product = &c->products[p];
     share -= c->first_share[p];
     int64_t n0 = share / c->row_shares * c->share_N, N = puna_min(c->share_N, product->N - n0);
-    if (c->rows == 1) {
+    if (is_direct(product->w_dtype, c->rows)) {
         int64_t row_bytes = puna_row_bytes(product->w_dtype, c->K);
-        FOR_DTYPE(product->w_dtype, dot_rows, c->y[p] + n0, (const char *)c->w[p] + n0 * row_bytes, row_bytes, c->x, c->K, N,
-                  product->accumulate)
+        FOR_DTYPE(product->w_dtype, direct_rows, c->y[p] + n0, product->y_stride, (const char *)c->w[p] + n0 * row_bytes,
+                  row_bytes, c->x, c->x_stride, c->rows, c->K, N, product->accumulate)
     } else {
         int64_t r0 = share % c->row_shares * c->share_rows, rows = puna_min(c->share_rows, c->rows - r0);
         many_rows(c, p, n0, N, r0, rows, (float *)(c->workspace + thread * THREAD_BYTES));
@@ -206,7 +244,7 @@ static double row_cycles(int64_t rows, int64_t K) { return (double)K * (0.5 + (d
 int64_t PUNA_KERNEL(matmul_workspace_size)(puna_context *context, const puna_matmul_product *products, int32_t count,
                                            int64_t rows, int64_t K) {
     (void)products, (void)count, (void)K;
-    return rows == 1 ? 0 : context->threads * (int64_t)THREAD_BYTES + 63;
+    return rows <= BLOCK_DIRECT ? 0 : context->threads * (int64_t)THREAD_BYTES + 63;
 }
 
 puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul_product *products, int32_t count,
@@ -215,11 +253,11 @@ puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul
     call c = {.products = products, .y = y, .w = w, .x = x, .x_stride = x_stride, .rows = rows, .K = K};
     c.workspace = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
 
-    int64_t total_N = 0, unit = rows == 1 ? GROUP : PANEL, wanted = (int64_t)SHARES_PER_THREAD * context->threads;
+    int64_t total_N = 0, wanted = (int64_t)SHARES_PER_THREAD * context->threads;
     for (int32_t p = 0; p < count; p++) total_N += products[p].N;
     double cycles = row_cycles(rows, K);
     int64_t smallest = (int64_t)(SHARE_CYCLES / cycles) + 1; /* rows of w that are worth a share */
-    c.share_N = puna_ceil_div(puna_max(puna_ceil_div(total_N, wanted), smallest), unit) * unit;
+    c.share_N = puna_ceil_div(puna_max(puna_ceil_div(total_N, wanted), smallest), PANEL) * PANEL;
     c.share_rows = rows;
     if (rows > ROW_BLOCK / 4 && puna_ceil_div(total_N, c.share_N) < wanted / 2) {
         int64_t parts = puna_min(wanted * c.share_N / puna_max(total_N, 1), rows / (ROW_BLOCK / 4));
