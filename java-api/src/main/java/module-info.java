@@ -5,8 +5,11 @@ module io.puna {
     requires ai.djl.tokenizers;
     requires static org.jspecify;
 
+    exports io.puna;
     exports io.puna.format;
+    exports io.puna.generate;
     exports io.puna.kernel;
+    exports io.puna.model;
     exports io.puna.tensor;
     exports io.puna.text;
 }

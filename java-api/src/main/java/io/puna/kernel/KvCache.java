@@ -19,14 +19,15 @@ public final class KvCache implements AutoCloseable {
     private static final long CLOSE_POLL_NANOS = 100_000;
     private static final long ALIGNMENT = 64;
     private static final Object TRUNCATING = new Object();
+    private static final Object GROWING = new Object();
     private static final Object CLOSED = new Object();
 
-    private final Arena arena = Arena.ofShared();
-    private final MemorySegment memory;
+    private volatile Arena arena = Arena.ofShared();
+    private volatile MemorySegment memory;
     private final int layers;
     private final int keyValueHeads;
     private final int headWidth;
-    private final int capacity;
+    private volatile int capacity;
     private final DType dtype;
     private volatile int length;
     /** Who may touch the memory and the length: null nobody, a step, or one of the constants. */
@@ -60,15 +61,18 @@ public final class KvCache implements AutoCloseable {
         if (Objects.requireNonNull(dtype, "dtype") != DType.F32 && dtype != DType.F16) {
             throw Checks.unexpected("dtype", "F32 or F16", dtype);
         }
-        long bytes;
+        long bytes = bytes(layers, keyValueHeads, headWidth, capacity, dtype);
+        return new KvCache(layers, keyValueHeads, headWidth, capacity, dtype, bytes);
+    }
+
+    private static long bytes(int layers, int keyValueHeads, int headWidth, int capacity, DType dtype) {
         try {
-            bytes = Math.multiplyExact(Math.multiplyExact(2L * layers, keyValueHeads),
+            return Math.multiplyExact(Math.multiplyExact(2L * layers, keyValueHeads),
                     Math.multiplyExact((long) capacity, dtype.bytes(headWidth)));
         } catch (ArithmeticException e) {
             throw Checks.unexpected("capacity", "a cache of fewer than 2^63 bytes",
                     layers + " layers of 2 x " + keyValueHeads + " heads of " + headWidth + " for " + capacity + " tokens");
         }
-        return new KvCache(layers, keyValueHeads, headWidth, capacity, dtype, bytes);
     }
 
     /** {@return the tokens whose keys and values it holds, up to the last committed step} */
@@ -121,6 +125,47 @@ public final class KvCache implements AutoCloseable {
         } finally {
             release(TRUNCATING);
         }
+    }
+
+    /**
+     * Makes room for more tokens; those it holds stay. Does nothing when there is room already.
+     *
+     * @param newCapacity the most tokens it shall hold
+     * @throws IllegalArgumentException if it is below 1, or the size beyond 2^63 - 1 bytes
+     * @throws IllegalStateException    if the cache is closed or a step is using it
+     * @throws OutOfMemoryError         if the system refuses the memory; the cache is then as it was
+     */
+    public void reserve(int newCapacity) {
+        Checks.range(newCapacity, "newCapacity", 1, Integer.MAX_VALUE);
+        acquire(GROWING);
+        try {
+            if (newCapacity > capacity) {
+                grow(newCapacity);
+            }
+        } finally {
+            release(GROWING);
+        }
+    }
+
+    private void grow(int newCapacity) {
+        long bytes = bytes(layers, keyValueHeads, headWidth, newCapacity, dtype);
+        Arena larger = Arena.ofShared();
+        MemorySegment target;
+        try {
+            target = NativeMemory.allocateZeroed(bytes, ALIGNMENT, larger);
+        } catch (Throwable e) {
+            larger.close();
+            throw e;
+        }
+        long rowBytes = dtype.bytes(headWidth);
+        for (long head = 0; head < 2L * layers * keyValueHeads; head++) {
+            MemorySegment.copy(memory, head * capacity * rowBytes, target, head * newCapacity * rowBytes, length * rowBytes);
+        }
+        Arena smaller = arena;
+        arena = larger;
+        memory = target;
+        capacity = newCapacity;
+        smaller.close();
     }
 
     /** Takes the cache, which {@link #release} must give back: until then its memory stays. */

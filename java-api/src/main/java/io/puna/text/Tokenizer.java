@@ -9,6 +9,7 @@ import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Objects;
+import java.util.Optional;
 import java.util.OptionalInt;
 import java.util.Set;
 import java.util.stream.Stream;
@@ -21,6 +22,7 @@ import java.util.stream.Stream;
 public final class Tokenizer implements AutoCloseable {
     /** The longest text that can be encoded at once, in chars: the engine's matcher has a limit that ends the process. */
     static final int MAX_TEXT = 1 << 22;
+    private static final List<String> FILES = List.of("tokenizer.json", "tokenizer.model");
     private static final long MAX_FILE = 1 << 28;
 
     private final TokenizerDefinition definition;
@@ -92,15 +94,31 @@ public final class Tokenizer implements AutoCloseable {
                 String origin = gguf.path().toString();
                 yield new Tokenizer(origin, GgufVocabulary.read(origin, gguf.metadata()));
             }
-            case HuggingFaceCheckpoint directory -> {
-                Path path = directory.path();
-                yield open(Files.isDirectory(path) ? path : Objects.requireNonNull(path.toAbsolutePath().getParent()));
-            }
+            case HuggingFaceCheckpoint directory -> open(folder(directory));
         };
     }
 
+    /**
+     * {@return the tokenizer of a model as {@link #of} gives it, or empty when the model comes without one}
+     *
+     * @throws TokenizerException if it has one that cannot be used
+     * @throws IOException        if a file cannot be read
+     */
+    public static Optional<Tokenizer> find(Checkpoint checkpoint) throws IOException {
+        boolean present = switch (checkpoint) {
+            case GgufCheckpoint gguf -> gguf.metadata().containsKey("tokenizer.ggml.model");
+            case HuggingFaceCheckpoint directory -> FILES.stream().anyMatch(name -> Files.isRegularFile(folder(directory).resolve(name)));
+        };
+        return present ? Optional.of(of(checkpoint)) : Optional.empty();
+    }
+
+    private static Path folder(HuggingFaceCheckpoint checkpoint) {
+        Path path = checkpoint.path();
+        return Files.isDirectory(path) ? path : Objects.requireNonNull(path.toAbsolutePath().getParent());
+    }
+
     private static Path find(Path directory) throws IOException {
-        for (String name : List.of("tokenizer.json", "tokenizer.model")) {
+        for (String name : FILES) {
             if (Files.isRegularFile(directory.resolve(name))) {
                 return directory.resolve(name);
             }

@@ -1,0 +1,199 @@
+package io.puna;
+
+import io.puna.format.Checkpoint;
+import io.puna.format.CheckpointException;
+import io.puna.generate.GenerationOptions;
+import io.puna.generate.GenerationResult;
+import io.puna.generate.Session;
+import io.puna.model.LlamaConfig;
+import io.puna.model.LlamaForward;
+import io.puna.model.LlamaWeights;
+import io.puna.tensor.Device;
+import io.puna.text.Tokenizer;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Optional;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
+
+/**
+ * A LLaMA-family model: weights mapped from a file, a tokenizer, and a device to compute on.
+ *
+ * {@snippet :
+ * try (LlamaModel model = LlamaModel.open(Path.of("model.gguf"))) {
+ *     System.out.println(model.generate("Once upon a time", GenerationOptions.defaults()).text());
+ * }
+ * }
+ *
+ * <p>Safe for use by many threads, each with a session of its own. {@link #close()} waits for the step in flight, closes the
+ * model's sessions and unmaps the weights; what uses the model afterwards gets an {@link IllegalStateException}.
+ */
+public final class LlamaModel implements AutoCloseable {
+    private final Checkpoint checkpoint;
+    private final LlamaConfig config;
+    private final LlamaWeights weights;
+    private final ModelOptions options;
+    private final Device device;
+    private final LlamaForward forward;
+    private final Set<Session> sessions = ConcurrentHashMap.newKeySet();
+    private final Object tokenizerLock = new Object();
+    private Optional<Tokenizer> tokenizer;
+    private volatile boolean closed;
+
+    private LlamaModel(Checkpoint checkpoint, LlamaConfig config, LlamaWeights weights, ModelOptions options, Device device) {
+        this.checkpoint = checkpoint;
+        this.config = config;
+        this.weights = weights;
+        this.options = options;
+        this.device = device;
+        this.forward = new LlamaForward(device, config, weights, Math.min(options.stepTokens(), contextLength()));
+    }
+
+    /**
+     * Opens a model with the default options.
+     *
+     * @param path a GGUF file, or a directory in Hugging Face's layout
+     * @throws io.puna.format.UnsupportedModelException if it is not of the LLaMA family
+     * @throws CheckpointException                      if the file is damaged or contradicts itself
+     * @throws IOException                              if it cannot be read
+     */
+    public static LlamaModel open(Path path) throws IOException {
+        return open(path, ModelOptions.defaults());
+    }
+
+    /**
+     * Opens a model. Weights are mapped, not read: the first step reads them.
+     *
+     * @param path a GGUF file, or a directory in Hugging Face's layout
+     * @throws io.puna.format.UnsupportedModelException if it is not of the LLaMA family
+     * @throws CheckpointException                      if the file is damaged or contradicts itself
+     * @throws IOException                              if it cannot be read
+     */
+    public static LlamaModel open(Path path, ModelOptions options) throws IOException {
+        Checkpoint checkpoint = Checkpoint.open(path);
+        Device device = options.device();
+        try {
+            LlamaConfig config = LlamaConfig.of(checkpoint);
+            LlamaWeights weights = LlamaWeights.of(checkpoint, config);
+            if (device == null) {
+                device = options.threads() == 0 ? Device.cpu() : Device.cpu(options.threads());
+            }
+            return new LlamaModel(checkpoint, config, weights, options, device);
+        } catch (Throwable e) {
+            if (device != null && options.device() == null) {
+                device.close();
+            }
+            checkpoint.close();
+            throw e;
+        }
+    }
+
+    /** {@return the model's numbers} */
+    public LlamaConfig config() {
+        return config;
+    }
+
+    /** {@return the weights, views that are valid until the model is closed} */
+    public LlamaWeights weights() {
+        return weights;
+    }
+
+    /** {@return the file the weights come from} */
+    public Checkpoint checkpoint() {
+        return checkpoint;
+    }
+
+    /** {@return what computes, as in {@code cpu avx2, 2 threads}} */
+    public String backend() {
+        return device.backend();
+    }
+
+    /** {@return the most tokens of prompt and generated text together in a session} */
+    public int contextLength() {
+        return options.contextLength() == 0 ? config.contextLength() : options.contextLength();
+    }
+
+    /**
+     * {@return the tokenizer that came with the weights}
+     *
+     * <p>Read when first asked for.
+     *
+     * @throws UncheckedIOException  if it cannot be read; the cause says why
+     * @throws IllegalStateException if there is none, or the model is closed
+     */
+    public Tokenizer tokenizer() {
+        return findTokenizer().orElseThrow(() -> new IllegalStateException(
+                "tokenizer: expected one beside or inside " + checkpoint.path() + ", got none"));
+    }
+
+    private Optional<Tokenizer> findTokenizer() {
+        synchronized (tokenizerLock) {
+            if (closed) {
+                throw new IllegalStateException("model is closed");
+            }
+            if (tokenizer == null) {
+                try {
+                    tokenizer = Tokenizer.find(checkpoint);
+                } catch (IOException e) {
+                    throw new UncheckedIOException(e.getMessage(), e);
+                }
+            }
+            return tokenizer;
+        }
+    }
+
+    /**
+     * {@return a new session with an empty cache}
+     *
+     * <p>Closing it frees its memory; closing the model closes it.
+     *
+     * @throws IllegalStateException if the model is closed
+     */
+    public Session newSession() {
+        Session session = new Session(forward, this::findTokenizer, contextLength(), options.cacheType(), sessions::remove);
+        sessions.add(session);
+        if (closed) {
+            session.close();
+            throw new IllegalStateException("model is closed");
+        }
+        return session;
+    }
+
+    /**
+     * {@return the continuation of a text, in a session of its own}
+     *
+     * @throws io.puna.generate.ContextLengthException if the prompt has more tokens than the context holds
+     * @throws IllegalArgumentException                if the prompt is empty, or an option does not fit the model
+     * @throws IllegalStateException                   if the model is closed or has no tokenizer
+     */
+    public GenerationResult generate(String prompt, GenerationOptions options) {
+        try (Session session = newSession()) {
+            return session.generate(prompt, options);
+        }
+    }
+
+    /** {@return the bytes of activations that a step works on, whatever the number of sessions} */
+    public long activationBytes() {
+        return forward.byteSize();
+    }
+
+    /** Closes the model's sessions and frees everything. Waits for calls in flight. Idempotent. */
+    @Override
+    public void close() {
+        closed = true;
+        List.copyOf(sessions).forEach(Session::close);
+        forward.close();
+        synchronized (tokenizerLock) {
+            if (tokenizer != null) {
+                tokenizer.ifPresent(Tokenizer::close);
+                tokenizer = null;
+            }
+        }
+        if (options.device() == null) {
+            device.close();
+        }
+        checkpoint.close();
+    }
+}

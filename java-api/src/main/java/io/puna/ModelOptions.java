@@ -1,0 +1,68 @@
+package io.puna;
+
+import io.puna.tensor.DType;
+import io.puna.tensor.Device;
+import java.util.Objects;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * How a model is opened. Each method returns changed options; {@link #defaults()} suits most programs.
+ *
+ * @param device        what computes, borrowed and not closed by the model; null for a CPU device of the model's own
+ * @param threads       threads of the model's own device, 0 for as many as the process may use; unused with a device
+ * @param contextLength the most tokens of prompt and generated text together in a session, 0 for what the model is made for
+ * @param cacheType     element type of sessions' keys and values: F32 for the reference's exact numbers, F16 for half the memory
+ * @param stepTokens    tokens of a prompt computed at a time: more is faster up to a point, and takes more memory
+ */
+public record ModelOptions(@Nullable Device device, int threads, int contextLength, DType cacheType, int stepTokens) {
+    private static final ModelOptions DEFAULTS = new ModelOptions(null, 0, 0, DType.F32, 512);
+
+    /**
+     * Checks the numbers.
+     *
+     * @throws IllegalArgumentException if one is negative, {@code stepTokens} is 0, or the cache type is neither F32 nor F16
+     */
+    public ModelOptions {
+        Objects.requireNonNull(cacheType, "cacheType");
+        require(threads >= 0 && threads <= 1024, "threads", "0 to 1024", threads);
+        require(contextLength >= 0, "contextLength", "0 or more", contextLength);
+        require(stepTokens >= 1 && stepTokens <= 1 << 16, "stepTokens", "1 to 65536", stepTokens);
+        require(cacheType == DType.F32 || cacheType == DType.F16, "cacheType", "F32 or F16", cacheType);
+    }
+
+    private static void require(boolean holds, String name, String expected, Object got) {
+        if (!holds) {
+            throw new IllegalArgumentException(name + ": expected " + expected + ", got " + got);
+        }
+    }
+
+    /** {@return a CPU device with all threads, the model's own context length, an F32 cache, 512 tokens a step} */
+    public static ModelOptions defaults() {
+        return DEFAULTS;
+    }
+
+    /** {@return these options with a device} */
+    public ModelOptions withDevice(Device device) {
+        return new ModelOptions(Objects.requireNonNull(device, "device"), threads, contextLength, cacheType, stepTokens);
+    }
+
+    /** {@return these options with a number of threads} */
+    public ModelOptions withThreads(int threads) {
+        return new ModelOptions(device, threads, contextLength, cacheType, stepTokens);
+    }
+
+    /** {@return these options with a context length} */
+    public ModelOptions withContextLength(int contextLength) {
+        return new ModelOptions(device, threads, contextLength, cacheType, stepTokens);
+    }
+
+    /** {@return these options with a type of cache} */
+    public ModelOptions withCacheType(DType cacheType) {
+        return new ModelOptions(device, threads, contextLength, cacheType, stepTokens);
+    }
+
+    /** {@return these options with a number of tokens a step} */
+    public ModelOptions withStepTokens(int stepTokens) {
+        return new ModelOptions(device, threads, contextLength, cacheType, stepTokens);
+    }
+}

@@ -1,0 +1,320 @@
+package io.puna.model;
+
+import io.puna.kernel.Embedding;
+import io.puna.kernel.KvCache;
+import io.puna.kernel.KvStep;
+import io.puna.kernel.MatMul;
+import io.puna.kernel.RmsNorm;
+import io.puna.kernel.Rope;
+import io.puna.kernel.SwiGlu;
+import io.puna.kernel.Workspace;
+import io.puna.tensor.DType;
+import io.puna.tensor.Device;
+import io.puna.tensor.Shape;
+import io.puna.tensor.Tensor;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Objects;
+import java.util.concurrent.locks.ReentrantLock;
+
+/**
+ * The forward pass: one step advances any number of sequences by any number of tokens each, reading every weight once.
+ *
+ * <p>For each block h = x + Attn(RMSNorm(x)), y = h + W₂·(SiLU(W₁·n) ⊙ W₃·n) with n = RMSNorm(h). A prompt, the next token of one
+ * sequence and the next tokens of many are the same code and give a sequence the same bits.
+ *
+ * <p>Owns the activations of a step, allocated once for {@code maxRows}. Safe for use by many threads: steps run one at a time, in
+ * the order they were asked for.
+ */
+public final class LlamaForward implements AutoCloseable {
+    private final Device device;
+    private final LlamaConfig config;
+    private final LlamaWeights weights;
+    private final int maxRows;
+    private final Arena arena = Arena.ofShared();
+    private final Workspace workspace = new Workspace();
+    private final float scale;
+    /** Fair, so that one long generation does not starve the others. */
+    private final ReentrantLock lock = new ReentrantLock(true);
+    private boolean closed;
+
+    private final Tensor ids;
+    private final Tensor positions;
+    private final Tensor frequencies;
+    private final Tensor rotations;
+    private final Tensor residual;
+    private final Tensor normed;
+    private final Tensor queryKeyValue;
+    private final Tensor attended;
+    private final Tensor gateUp;
+    private final Tensor selectedResidual;
+    private final Tensor selectedAttended;
+    /** Length of the sequence that {@link #frequencies} are for; only dynamic scaling ever changes it. */
+    private int frequencyLength = -1;
+    private Rows rows;
+    private Rows selectedRows;
+
+    /**
+     * One sequence's part in a step.
+     *
+     * @param cache          the sequence's keys and values; the tokens stand at {@code cache.length()} and after
+     * @param tokens         ids in the vocabulary
+     * @param from           first token of the part
+     * @param count          tokens of the part, at least 1
+     * @param outputs        how many of the last tokens of the part logits are wanted of
+     * @param sequenceLength positions of the whole sequence that this part belongs to, which dynamic RoPE scaling depends on; at
+     *                       least {@code cache.length() + count}
+     */
+    public record Part(KvCache cache, int[] tokens, int from, int count, int outputs, int sequenceLength) {
+    }
+
+    /** The views that a step of so many rows works on, kept because most steps are as long as the one before. */
+    private record Rows(int count, Tensor ids, Tensor rotations, Tensor residual, Tensor normed, Tensor attended, Tensor query,
+            Tensor queryKey, Tensor key, Tensor value, Tensor gate, Tensor up) {
+    }
+
+    /**
+     * Allocates the activations.
+     *
+     * @param maxRows the most tokens that a step may have, all sequences together
+     */
+    public LlamaForward(Device device, LlamaConfig config, LlamaWeights weights, int maxRows) {
+        if (maxRows < 1) {
+            throw new IllegalArgumentException("maxRows: expected at least 1, got " + maxRows);
+        }
+        this.device = device;
+        this.config = config;
+        this.weights = weights;
+        this.maxRows = maxRows;
+        this.scale = (float) (1.0 / Math.sqrt(config.headWidth()));
+        long width = config.width();
+        long queryWidth = (long) config.heads() * config.headWidth();
+        long keyWidth = (long) config.keyValueHeads() * config.headWidth();
+        ids = Tensor.allocate(arena, DType.I32, Shape.of(maxRows, 1));
+        positions = Tensor.allocate(arena, DType.I32, Shape.of(maxRows, 1));
+        frequencies = floats(config.headWidth() / 2);
+        rotations = floats(maxRows, config.headWidth());
+        residual = floats(maxRows, width);
+        normed = floats(maxRows, width);
+        queryKeyValue = floats(maxRows, queryWidth + 2 * keyWidth);
+        attended = floats(maxRows, queryWidth);
+        gateUp = floats(maxRows, 2L * config.feedForwardWidth());
+        selectedResidual = floats(maxRows, width);
+        selectedAttended = floats(maxRows, queryWidth);
+        rows = rows(1, residual, attended);
+        selectedRows = rows(1, selectedResidual, selectedAttended);
+    }
+
+    private Tensor floats(long... dims) {
+        return Tensor.allocate(arena, DType.F32, Shape.of(dims));
+    }
+
+    /** {@return the device that computes} */
+    public Device device() {
+        return device;
+    }
+
+    /** {@return the model's numbers} */
+    public LlamaConfig config() {
+        return config;
+    }
+
+    /** {@return the most tokens that a step may have} */
+    public int maxRows() {
+        return maxRows;
+    }
+
+    /**
+     * Runs one step and advances every part's cache by its tokens. When it throws, no cache has advanced.
+     *
+     * @param parts  at least one; each with a cache of its own
+     * @param logits F32 (sum of outputs, V), overwritten with the logits asked for, part after part; its rows may be none
+     * @throws IllegalArgumentException  if there are no parts, more rows than {@code maxRows}, a part's numbers contradict each other,
+     *                                   or {@code logits} has another shape
+     * @throws IndexOutOfBoundsException if a token is not in the vocabulary
+     * @throws IllegalStateException     if a cache is closed or in another step, or the model is closed
+     */
+    public void step(List<Part> parts, Tensor logits) {
+        lock.lock();
+        try {
+            if (closed) {
+                throw new IllegalStateException("model is closed");
+            }
+            run(parts, logits);
+        } finally {
+            lock.unlock();
+        }
+    }
+
+    private void run(List<Part> parts, Tensor logits) {
+        int count = 0;
+        int outputs = 0;
+        List<KvStep.Part> cacheParts = new ArrayList<>(parts.size());
+        for (Part part : parts) {
+            check(part);
+            count = Math.addExact(count, part.count);
+            outputs += part.outputs;
+            cacheParts.add(new KvStep.Part(part.cache, part.count));
+        }
+        if (count == 0 || count > maxRows) {
+            throw new IllegalArgumentException("parts: expected 1 to " + maxRows + " tokens in a step, got " + count);
+        }
+        Shape expected = Shape.of(outputs, config.vocabularySize());
+        if (!logits.shape().equals(expected) || logits.dtype() != DType.F32) {
+            throw new IllegalArgumentException("logits: expected F32 " + expected + ", got " + logits);
+        }
+        if (rows.count != count) {
+            rows = rows(count, residual, attended);
+        }
+        try (KvStep step = KvStep.begin(workspace, cacheParts)) {
+            placeTokens(parts);
+            Embedding.forward(device, rows.residual, weights.embedding(), rows.ids);
+            int last = config.layers() - 1;
+            for (int layer = 0; layer < last; layer++) {
+                attend(step, layer);
+                feedForward(weights.blocks().get(layer), rows);
+            }
+            attend(step, last);
+            if (outputs > 0) {
+                finish(parts, outputs, logits);
+            }
+            step.commit();
+        }
+    }
+
+    /** Past the last attention rows no longer meet, so only those whose logits are wanted go on. */
+    private void finish(List<Part> parts, int outputs, Tensor logits) {
+        Rows chosen = rows;
+        if (outputs < rows.count) {
+            if (selectedRows.count != outputs) {
+                selectedRows = rows(outputs, selectedResidual, selectedAttended);
+            }
+            chosen = selectedRows;
+            select(parts, rows.residual, chosen.residual);
+            select(parts, rows.attended, chosen.attended);
+        }
+        feedForward(weights.blocks().getLast(), chosen);
+        RmsNorm.forward(device, chosen.normed, chosen.residual, weights.norm(), config.normEpsilon());
+        MatMul.forward(device, workspace, logits, chosen.normed, weights.output());
+    }
+
+    private void check(Part part) {
+        Objects.requireNonNull(part.cache, "cache");
+        Objects.checkFromIndexSize(part.from, part.count, part.tokens.length);
+        if (part.count < 1 || part.outputs < 0 || part.outputs > part.count) {
+            throw new IllegalArgumentException("part: expected at least one token and at most as many outputs, got " + part.count
+                    + " tokens and " + part.outputs + " outputs");
+        }
+        if (part.sequenceLength < part.cache.length() + part.count) {
+            throw new IllegalArgumentException("sequenceLength: expected at least " + (part.cache.length() + part.count) + ", got "
+                    + part.sequenceLength);
+        }
+        for (int i = part.from; i < part.from + part.count; i++) {
+            if (part.tokens[i] < 0 || part.tokens[i] >= config.vocabularySize()) {
+                throw new IndexOutOfBoundsException("tokens[" + i + "]: expected an id from 0 to " + (config.vocabularySize() - 1)
+                        + ", got " + part.tokens[i]);
+            }
+        }
+    }
+
+    /** Writes the ids of all parts one after another, and the rotation of each row's position. */
+    private void placeTokens(List<Part> parts) {
+        int row = 0;
+        int begin = 0;
+        int length = 0;
+        for (Part part : parts) {
+            // Rows whose frequencies agree share one table call: all of them, except where dynamic scaling is at work.
+            int partLength = config.ropeScaling().dependsOnLength(part.sequenceLength) ? part.sequenceLength : 0;
+            if (partLength != length) {
+                rotate(length, begin, row);
+                begin = row;
+                length = partLength;
+            }
+            MemorySegment.copy(part.tokens, part.from, ids.segment(), ValueLayout.JAVA_INT, 4L * row, part.count);
+            for (int i = 0; i < part.count; i++) {
+                positions.segment().setAtIndex(ValueLayout.JAVA_INT, row + i, Math.toIntExact(part.cache.length() + i));
+            }
+            row += part.count;
+        }
+        rotate(length, begin, row);
+    }
+
+    private void rotate(int sequenceLength, int from, int to) {
+        if (from == to) {
+            return;
+        }
+        if (frequencyLength != sequenceLength) {
+            float[] values = config.ropeScaling().frequencies(config.ropeTheta(), config.headWidth(), sequenceLength);
+            MemorySegment.copy(values, 0, frequencies.segment(), ValueLayout.JAVA_FLOAT, 0, values.length);
+            frequencyLength = sequenceLength;
+        }
+        Rope.table(device, rotations.rows(from, to - from), frequencies, positions.rows(from, to - from),
+                config.ropeScaling().magnitude());
+    }
+
+    /** Up to the residual's part in attention: leaves the heads' outputs in {@code attended}. */
+    private void attend(KvStep step, int layer) {
+        LlamaWeights.Block block = weights.blocks().get(layer);
+        RmsNorm.forward(device, rows.normed, rows.residual, block.attentionNorm(), config.normEpsilon());
+        MatMul.forward(device, workspace, List.of(rows.query, rows.key, rows.value), rows.normed,
+                List.of(block.query(), block.key(), block.value()));
+        Rope.forward(device, rows.queryKey, rows.rotations, config.ropeLayout(), config.headWidth());
+        step.append(device, layer, rows.key, rows.value);
+        step.attend(device, rows.attended, rows.query, layer, config.heads(), config.slidingWindow(), scale);
+    }
+
+    private void feedForward(LlamaWeights.Block block, Rows rows) {
+        MatMul.accumulate(device, workspace, rows.residual, rows.attended, block.attentionOutput());
+        RmsNorm.forward(device, rows.normed, rows.residual, block.feedForwardNorm(), config.normEpsilon());
+        MatMul.forward(device, workspace, List.of(rows.gate, rows.up), rows.normed, List.of(block.gate(), block.up()));
+        SwiGlu.forward(device, rows.gate, rows.gate, rows.up);
+        MatMul.accumulate(device, workspace, rows.residual, rows.gate, block.down());
+    }
+
+    private static void select(List<Part> parts, Tensor from, Tensor to) {
+        long rowBytes = from.shape().columns() * Float.BYTES;
+        long row = 0;
+        long target = 0;
+        for (Part part : parts) {
+            row += part.count;
+            MemorySegment.copy(from.segment(), (row - part.outputs) * rowBytes, to.segment(), target, part.outputs * rowBytes);
+            target += part.outputs * rowBytes;
+        }
+    }
+
+    private Rows rows(int count, Tensor residual, Tensor attended) {
+        long q = (long) config.heads() * config.headWidth();
+        long kv = (long) config.keyValueHeads() * config.headWidth();
+        long ff = config.feedForwardWidth();
+        Tensor all = queryKeyValue.rows(0, count);
+        Tensor both = gateUp.rows(0, count);
+        return new Rows(count, ids.rows(0, count), rotations.rows(0, count), residual.rows(0, count), normed.rows(0, count),
+                attended.rows(0, count), all.columns(0, q), all.columns(0, q + kv), all.columns(q, kv), all.columns(q + kv, kv),
+                both.columns(0, ff), both.columns(ff, ff));
+    }
+
+    /** {@return the bytes of the activations} */
+    public long byteSize() {
+        return Arrays.stream(new Tensor[] {ids, positions, frequencies, rotations, residual, normed, queryKeyValue, attended, gateUp,
+            selectedResidual, selectedAttended}).mapToLong(Tensor::byteSize).sum();
+    }
+
+    /** Frees the activations. Waits for a step in flight; later steps throw. Idempotent. */
+    @Override
+    public void close() {
+        lock.lock();
+        try {
+            if (!closed) {
+                closed = true;
+                workspace.close();
+                arena.close();
+            }
+        } finally {
+            lock.unlock();
+        }
+    }
+}
