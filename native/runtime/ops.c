@@ -378,7 +378,7 @@ static puna_status check_heads(const char *op, int64_t NH, int64_t NKV, int64_t 
     int64_t width;
     TRY(check_at_least(op, "NKV", NKV, 1));
     TRY(check_at_least(op, "NH", NH, 1));
-    TRY(check_at_least(op, "HD", HD, 1));
+    TRY(check_range(op, "HD", HD, 1, INT32_MAX)); /* so that no size of a workspace overflows */
     if (NH % NKV != 0)
         return puna_fail(INVALID, "%s: NH is %" PRId64 ", expected a multiple of NKV, %" PRId64, op, NH, NKV);
     return check_product(op, "a row of heads", NH, HD, &width);

@@ -299,14 +299,16 @@ const test_op test_argmax = {
 
 /* ------------------------------------------------- rotary position embedding ------------------------------------------ */
 
-static const int64_t rope_table_cases[][TEST_DIMENSIONS] = {{1, 2}, {3, 6}, {17, 64}, {5, 80}, {301, 128}};
+static const int64_t rope_table_cases[][TEST_DIMENSIONS] = {
+    {1, 2, INT32_MAX}, {3, 6, 4096}, {17, 64, INT32_MAX}, {5, 80, 131072}, {301, 128, 8192},
+};
 
 static int rope_table_buffers(puna_context *context, const int64_t *d, test_buffer *b) {
     (void)context;
     /* Equal: the definition says which operation rounds where, and leaves no freedom. */
     b[0] = (test_buffer){.name = "table", .role = TEST_OUTPUT, .rows = d[0], .columns = d[1]};
     b[1] = (test_buffer){.name = "frequencies", .rows = 1, .columns = d[1] / 2, .low = 1e-5, .high = 1};
-    b[2] = (test_buffer){.name = "positions", .dtype = TEST_INT32, .rows = 1, .columns = d[0], .end = INT32_MAX};
+    b[2] = (test_buffer){.name = "positions", .dtype = TEST_INT32, .rows = 1, .columns = d[0], .end = d[2]};
     return 3;
 }
 
@@ -315,10 +317,10 @@ static puna_status rope_table_call(puna_context *context, const int64_t *d, cons
 }
 
 static double rope_table_traffic(const int64_t *d) { return 4.0 * (double)(d[0] * d[1]); }
-static const int64_t rope_table_benchmarks[][TEST_DIMENSIONS] = {{1, 128}, {2048, 128}};
+static const int64_t rope_table_benchmarks[][TEST_DIMENSIONS] = {{1, 128, 8192}, {2048, 128, 8192}};
 
 const test_op test_rope_table = {
-    "rope_table", "rows HD", rope_table_cases, TEST_COUNT(rope_table_cases), rope_table_buffers, rope_table_call,
+    "rope_table", "rows HD positions", rope_table_cases, TEST_COUNT(rope_table_cases), rope_table_buffers, rope_table_call,
     NULL, rope_table_traffic, rope_table_benchmarks, TEST_COUNT(rope_table_benchmarks),
 };
 

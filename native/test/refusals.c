@@ -1,6 +1,8 @@
 /* Calls that must be refused: the status, the sentence, and every output untouched; and odd calls that must not be. */
 #include "test.h"
 
+#include <stdlib.h>
+
 enum { ROWS = 3, C = 8, PATTERN = 0x5A };
 
 static puna_context *context;
@@ -137,7 +139,21 @@ static void products(void) {
     p[0].y_stride = 4, p[0].accumulate = 2;
     REFUSED("accumulate of a product is 2", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0));
     p[0].accumulate = 0;
-    int64_t bytes = 7;
+    int64_t bytes = 0;
+    CHECK(puna_matmul_workspace_size(c, p, 1, ROWS, C, &bytes) == PUNA_STATUS_OK, "%s", test_last_error());
+    void *workspace = malloc((size_t)bytes + 1);
+    if (bytes > 0) {
+        REFUSED("workspace_bytes is", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, workspace, bytes - 1));
+        REFUSED("workspace is null", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, NULL, bytes));
+    }
+#define MATMUL(y0, w0, y1, w1, x) puna_matmul_forward(c, p, 2, y0, w0, y1, w1, 0, 0, x, C, ROWS, C, workspace, bytes)
+    REFUSED("y0 overlaps x", MATMUL(out, in, extra, in, out));
+    REFUSED("y0 overlaps w1", MATMUL(out, in, extra, out + 3, in2));
+    REFUSED("y1 overlaps y0", MATMUL(out, in, out + 3, in, in2));
+    REFUSED("y1 overlaps w0", MATMUL(out, extra, extra, in, in2));
+#undef MATMUL
+    free(workspace);
+    bytes = 7;
     REFUSED("bytes is null", puna_matmul_workspace_size(c, p, 1, ROWS, C, NULL));
     REFUSED("rows is -1", puna_matmul_workspace_size(c, p, 1, -1, C, &bytes));
     REFUSED("does not fit 64 bits", puna_matmul_workspace_size(c, p, 1, INT64_MAX, C, &bytes));
@@ -162,6 +178,13 @@ static void attention(void) {
     REFUSED("kv_stride is 3", ATTENTION(8, 8, 3, 1, T, S, NH, NKV, HD, 0, 1));
     REFUSED("does not fit 64 bits", ATTENTION(8, 8, 4, INT64_MAX, T, S, NH, NKV, HD, 0, 1));
     REFUSED("does not fit 64 bits", ATTENTION(8, 8, 4, 1, T, S, INT64_MAX, NKV, HD, 0, 1));
+    REFUSED("HD is 2147483648, expected 1 to 2147483647", ATTENTION(8, 8, 4, 1, T, S, NH, NKV, (int64_t)1 << 31, 0, 1));
+    int64_t bytes = 0;
+    CHECK(puna_attention_workspace_size(c, NH, NKV, HD, &bytes) == PUNA_STATUS_OK, "%s", test_last_error());
+    if (bytes > 0) REFUSED("workspace_bytes is 0, expected at least", ATTENTION(8, 8, 4, 1, T, S, NH, NKV, HD, 0, 1));
+    bytes = 7;
+    REFUSED("NH is 3, expected a multiple", puna_attention_workspace_size(c, 3, 2, HD, &bytes));
+    CHECK(bytes == 7, "bytes was written");
 #undef ATTENTION
 
     float cache[2 * 8 * HD] = {0}; /* one layer, one head, eight rows */
@@ -214,6 +237,12 @@ static void odd_but_valid(void) {
 
     /* A row holds gate, up and y side by side; or y over gate. */
     ACCEPTED(puna_swiglu_forward(c, out + 8, 12, out, out + 4, 12, ROWS, 4));
+    puna_matmul_product columns[2] = {{.N = 4, .y_stride = 12}, {.N = 8, .y_stride = 12}};
+    int64_t bytes = 0;
+    puna_matmul_workspace_size(c, columns, 2, ROWS, C, &bytes);
+    void *workspace = malloc((size_t)bytes + 1);
+    ACCEPTED(puna_matmul_forward(c, columns, 2, out, in, out + 4, in, NULL, NULL, in2, C, ROWS, C, workspace, bytes));
+    free(workspace);
     ACCEPTED(puna_swiglu_forward(c, out, 8, out, out + 4, 8, ROWS, 4));
     ACCEPTED(puna_rmsnorm_forward(c, out, NULL, out, in, 0, ROWS, C, 0));
     reset();
