@@ -6,7 +6,8 @@ puna_status PUNA_KERNEL(log_softmax_forward)(puna_context *context, float *y, co
     (void)context;
     for (int64_t r = 0; r < rows; r++) {
         double max = -INFINITY, sum = 0;
-        for (int64_t v = 0; v < V; v++) max = fmax(max, x[r * V + v]);
+        for (int64_t v = 0; v < V; v++)
+            if (x[r * V + v] > max) max = x[r * V + v];
         for (int64_t v = 0; v < V; v++) sum += exp(x[r * V + v] - max);
         for (int64_t v = 0; v < V; v++) y[r * V + v] = (float)(x[r * V + v] - max - log(sum));
     }
