@@ -114,7 +114,7 @@ extern const test_op *const test_ops[];
 extern const int64_t test_op_count;
 
 extern const test_op test_dequantize, test_embedding, test_rmsnorm, test_add, test_swiglu, test_log_softmax, test_argmax,
-    test_rope_table, test_rope;
+    test_rope_table, test_rope, test_matmul, test_attention, test_attention_cached, test_kv_append;
 
 /* ------------------------------------------------- the other tests ---------------------------------------------------- */
 
@@ -122,5 +122,7 @@ void test_runtime(void);
 void test_pool(void);
 void test_known_values(void);
 void test_refusals(void);
+void test_matmul_rows(void);
+void test_attention_cuts(void);
 
 #endif
