@@ -94,6 +94,8 @@ class CheckpointTest {
             assertThat(second.tensors()).isNotEmpty();
         }
         assertThatThrownBy(() -> Checkpoint.open(broken)).isInstanceOf(CheckpointException.class);
+        Files.write(weights, new byte[100]);
+        assertThatThrownBy(() -> Checkpoint.open(folder)).isInstanceOf(CheckpointException.class);
         assertThat(maps()).doesNotContain(folder.toString());
     }
 

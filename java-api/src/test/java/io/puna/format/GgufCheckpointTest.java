@@ -22,6 +22,7 @@ import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
@@ -284,15 +285,21 @@ class GgufCheckpointTest {
                 b.string("Ġtoken" + i);
             }
         }).toArray();
-        long best = Long.MAX_VALUE;
+        Duration best = Duration.ofDays(1);
         for (int i = 0; i < 10; i++) {
-            long start = System.nanoTime();
+            Duration before = processorTime();
             try (Checkpoint checkpoint = open(bytes)) {
-                best = Math.min(best, System.nanoTime() - start);
+                Duration taken = processorTime().minus(before);
+                best = taken.compareTo(best) < 0 ? taken : best;
                 assertThat((List<?>) checkpoint.metadata().get("tokenizer.ggml.tokens")).hasSize(128_256).last().isEqualTo("Ġtoken128255");
             }
         }
-        assertThat(best).as("nanoseconds to open").isLessThan(100_000_000);
+        assertThat(best).isLessThan(Duration.ofMillis(100));
+    }
+
+    /** What this process used of the processors: unlike the time on the clock, no matter what else the machine is doing. */
+    private static Duration processorTime() {
+        return ProcessHandle.current().info().totalCpuDuration().orElseThrow();
     }
 
     @Test
