@@ -34,7 +34,7 @@ public final class Rope {
      * {@code table[r, i, 0] = cos(a) · magnitude}, {@code table[r, i, 1] = sin(a) · magnitude}.
      *
      * @param table       (rows, HD / 2, 2) or (rows, HD) F32, overwritten
-     * @param frequencies (HD / 2) F32, radians per position
+     * @param frequencies (HD / 2) F32, radians per position, at least one
      * @param positions   (rows) I32, each at least 0
      * @param magnitude   finite, 1 without scaling
      */
@@ -45,7 +45,8 @@ public final class Rope {
         Checks.input(positions, "positions", DType.I32);
         Checks.contiguous(positions, "positions");
         long rows = positions.shape().elements();
-        long headWidth = Checks.width(2, "frequencies", frequencies.shape().elements());
+        Checks.range(frequencies.shape().elements(), "elements of frequencies", 1, Integer.MAX_VALUE);
+        long headWidth = 2 * frequencies.shape().elements();
         Checks.output(table, "table", DType.F32);
         Checks.contiguous(table, "table");
         checkTable(table, rows, headWidth);
