@@ -297,6 +297,16 @@ public final class LlamaForward implements AutoCloseable {
                 both.columns(0, ff), both.columns(ff, ff));
     }
 
+    /** {@return the bytes of activations that a model of these numbers would allocate for steps of {@code maxRows}} */
+    public static long byteSize(LlamaConfig config, int maxRows) {
+        long c = config.width();
+        long q = (long) config.heads() * config.headWidth();
+        long kv = (long) config.keyValueHeads() * config.headWidth();
+        long ff = config.feedForwardWidth();
+        long row = 2 + config.headWidth() + 3 * c + 3 * q + 2 * kv + 2 * ff;
+        return Float.BYTES * (config.headWidth() / 2 + maxRows * row);
+    }
+
     /** {@return the bytes of the activations} */
     public long byteSize() {
         return Arrays.stream(new Tensor[] {ids, positions, frequencies, rotations, residual, normed, queryKeyValue, attended, gateUp,

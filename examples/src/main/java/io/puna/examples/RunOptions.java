@@ -1,0 +1,34 @@
+package io.puna.examples;
+
+import io.puna.LlamaModel;
+import io.puna.ModelOptions;
+import io.puna.tensor.DType;
+import java.io.IOException;
+import java.nio.file.Path;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+
+/** What every command that computes takes, and the model opened by it. */
+final class RunOptions {
+    @Mixin
+    private ModelPath model;
+
+    @Option(names = "--threads", paramLabel = "N", description = "Threads that compute. Default: all that the process may use.")
+    private int threads;
+
+    @Option(names = "--context", paramLabel = "N", description = "Most tokens of prompt and text together. Default: the model's own.")
+    private int context;
+
+    @Option(names = "--cache-type", paramLabel = "f32|f16", defaultValue = "f32",
+            description = "Type of cached keys and values; f16 takes half the memory. Default: ${DEFAULT-VALUE}.")
+    private DType cacheType;
+
+    Path path() {
+        return model.get();
+    }
+
+    LlamaModel open() throws IOException {
+        return LlamaModel.open(model.get(),
+                ModelOptions.defaults().withThreads(threads).withContextLength(context).withCacheType(cacheType));
+    }
+}
