@@ -255,14 +255,12 @@ def make(out, name, case, first_seed):
                 write_plain(os.path.join(other, "config.json"), hugging_face_config({**case, "rope": {}}, len(pieces)))
                 change = reference.difference(folder, other, expected[-1]["ids"])
                 assert change > 0.01, (name, "the case hardly depends on what it covers", change)
-            for prompt in expected:
-                prompt["greedy_text"] = tokenizer.decode(prompt["greedy"])
             target = os.path.join(out, "gguf")
             os.makedirs(target, exist_ok=True)
             shutil.copy(path, target)
             reference.write_json(os.path.join(target, name + ".json"), {
                 "case": name, "covers": case["covers"], "seed": seed,
-                "note": NOTE + " greedy_text: those tokens alone, decoded; texts: without BOS.",
+                "note": NOTE + " texts: encoded without BOS.",
                 "made_with": reference.versions(gguf=gguf_version(), sentencepiece=sentencepiece.__version__),
                 "types": sorted(set(kinds.values())), "prompts": expected,
                 "texts": [{"text": t, "ids": tokenizer.encode(t)} for t in TEXTS]})
