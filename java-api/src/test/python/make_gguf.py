@@ -27,7 +27,8 @@ BASE = dict(width=32, ff=64, layers=2, heads=4, kv_heads=2, head=8, tied=False, 
 K = dict(width=256, ff=256, layers=1, heads=4, kv_heads=1, head=64)
 
 CASES = {
-    "f32": dict(BASE, types=Type.F32, layers=1, kv_heads=4, bytes=True, covers="F32, multi-head attention, a vocabulary with bytes"),
+    "f32": dict(BASE, types=Type.F32, layers=1, kv_heads=4, bytes=True,
+                covers="F32, multi-head attention, a vocabulary with bytes"),
     "f16": dict(BASE, types=Type.F16, covers="F16"),
     "bf16": dict(BASE, types=Type.BF16, covers="BF16"),
     "q8_0": dict(BASE, types=Type.Q8_0, width=64, head=16, ff=96, covers="Q8_0"),
@@ -35,7 +36,8 @@ CASES = {
     "q4_k_m": dict(BASE, **K, types=Type.Q4_K, output=Type.Q6_K, mixed=True,
                    covers="Q4_K_M: Q4_K, and Q6_K for values, the way down and the head"),
     "tied": dict(BASE, types=Type.F16, tied=True, covers="no output.weight: the embedding serves"),
-    "rope-freqs": dict(BASE, types=Type.BF16, head=32, heads=2, theta=500000.0, covers="rope_freqs.weight as Llama 3.1's files have it",
+    "rope-freqs": dict(BASE, types=Type.BF16, head=32, heads=2, theta=500000.0,
+                       covers="rope_freqs.weight as Llama 3.1's files have it",
                        rope={"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
                              "original_max_position_embeddings": 64, "rope_type": "llama3"}),
     "rope-yarn": dict(BASE, types=Type.BF16, head=16, covers="llama.rope.scaling.type yarn",

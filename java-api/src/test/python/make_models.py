@@ -98,7 +98,8 @@ CASES = {
         covers="llama3 scaling, newer spelling, factors 32, 1.5 and 6",
         config=small(head_dim=32, num_attention_heads=2, **parameters(
             factor=32.0, high_freq_factor=6.0, low_freq_factor=1.5, original_max_position_embeddings=48, rope_type="llama3",
-            rope_theta=10000.0)), dtype=torch.bfloat16, without={"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
+            rope_theta=10000.0)), dtype=torch.bfloat16,
+        without={"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
     "rope-yarn": dict(
         covers="YaRN, older spelling, everything by default",
         config=small(rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}),
@@ -122,7 +123,8 @@ CASES = {
                                      "rope_theta": 10000.0}}),
     "rope-dynamic": dict(
         covers="dynamic NTK: a prompt below the original context of 32 that grows past it, and one far beyond",
-        config=small(max_position_embeddings=32, rope_scaling={"type": "dynamic", "factor": 4.0}), dtype=torch.bfloat16, without={"rope_scaling": None}),
+        config=small(max_position_embeddings=32, rope_scaling={"type": "dynamic", "factor": 4.0}), dtype=torch.bfloat16,
+        without={"rope_scaling": None}),
     "rope-dynamic-new": dict(
         covers="dynamic NTK, newer spelling, original context 24",
         config=small(max_position_embeddings=24, head_dim=32, **parameters(rope_type="dynamic", factor=2.0, rope_theta=10000.0)),

@@ -24,7 +24,7 @@ import java.util.List;
  * @param ropeScaling      how the frequencies are stretched
  * @param ropeLayout       which elements of a head make a pair in this file
  * @param slidingWindow    latest positions that a query sees, 0 for all
- * @param tiedEmbeddings   whether the output layer is the embedding
+ * @param tiedEmbeddings   whether the output layer is the embedding, unless the file stores one of its own
  * @param bosTokenId       token that begins a text, -1 when the file names none
  * @param eosTokenIds      tokens that end a text
  */

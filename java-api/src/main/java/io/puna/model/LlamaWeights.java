@@ -115,10 +115,8 @@ public record LlamaWeights(Tensor embedding, List<Block> blocks, Tensor norm, Te
                         matrix(prefix + names.down, c, ff)));
             }
             Tensor embedding = matrix(names.embedding, v, c);
-            Tensor output = embedding;
-            if (!config.tiedEmbeddings()) {
-                output = matrix(names.output, v, c);
-            }
+            // A head that is stored is used, tied or not: transformers and the GGUF converter see it so too.
+            Tensor output = config.tiedEmbeddings() && !tensors.containsKey(names.output) ? embedding : matrix(names.output, v, c);
             used.add(names.output);
             LlamaWeights weights = new LlamaWeights(embedding, blocks, norm(names.norm, c), output);
             refuseOthers();

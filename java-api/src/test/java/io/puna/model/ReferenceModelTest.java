@@ -11,10 +11,15 @@ import io.puna.generate.GenerationOptions;
 import io.puna.generate.GenerationResult;
 import io.puna.generate.Session;
 import io.puna.generate.TokenLogprob;
+import io.puna.kernel.ArgMax;
+import io.puna.kernel.KvCache;
+import io.puna.tensor.DType;
 import io.puna.tensor.Device;
+import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.io.IOException;
 import java.lang.foreign.Arena;
+import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -42,6 +47,11 @@ class ReferenceModelTest {
 
     /** A model and what is expected of it. */
     record Case(Path model, JsonNode expected) {
+        @Override
+        public String toString() {
+            return model.getFileName().toString();
+        }
+
         List<JsonNode> prompts() {
             List<JsonNode> prompts = new ArrayList<>();
             expected.get("prompts").forEach(prompts::add);
@@ -64,7 +74,7 @@ class ReferenceModelTest {
     }
 
     private static Arguments arguments(Path model, Path expected) throws IOException {
-        return Arguments.argumentSet(model.getFileName().toString(), new Case(model, new ObjectMapper().readTree(expected.toFile())));
+        return Arguments.of(new Case(model, new ObjectMapper().readTree(expected.toFile())));
     }
 
     private static List<Path> list(Path folder) throws IOException {
@@ -79,7 +89,7 @@ class ReferenceModelTest {
         assertThat(list(TestData.fixture("gguf"))).hasSizeGreaterThan(20);
     }
 
-    @ParameterizedTest
+    @ParameterizedTest(name = "{0}")
     @MethodSource("cases")
     void logits(Case test) throws IOException {
         for (Device.Isa isa : List.of(Device.Isa.AUTO, Device.Isa.REFERENCE)) {
@@ -87,12 +97,12 @@ class ReferenceModelTest {
                     Session session = model.newSession(); Arena arena = Arena.ofConfined()) {
                 for (JsonNode prompt : test.prompts()) {
                     int[] ids = ints(prompt.get("ids"));
-                    assertClose(session.logits(ids), prompt.get("logits"), isa + ", prompt of " + ids.length);
+                    assertClose(session.logits(ids), prompt.get("logits"), test + ", " + isa + ", prompt of " + ids.length);
                     if (prompt.has("every_position")) {
                         Tensor every = session.logits(arena, ids);
                         for (int position = 0; position < ids.length; position++) {
                             assertClose(every.rows(position, 1).toFloatArray(), prompt.get("every_position").get(position),
-                                    isa + ", position " + position);
+                                    test + ", " + isa + ", position " + position);
                         }
                     }
                 }
@@ -100,7 +110,7 @@ class ReferenceModelTest {
         }
     }
 
-    @ParameterizedTest
+    @ParameterizedTest(name = "{0}")
     @MethodSource("cases")
     void greedyTokensAndLogprobs(Case test) throws IOException {
         try (LlamaModel model = LlamaModel.open(test.model(), OPTIONS)) {
@@ -110,30 +120,73 @@ class ReferenceModelTest {
                 try (Session session = model.newSession()) {
                     GenerationResult result = session.generate(ids,
                             GenerationOptions.builder().maxTokens(expected.length).ignoreEos(true).logprobs(5).build());
-                    assertThat(result.tokens()).as("prompt of %d", ids.length).containsExactly(box(expected));
+                    assertThat(result.tokens()).as("%s, prompt of %d", test, ids.length).containsExactly(box(expected));
                     if (prompt.has("top_ids")) {
-                        assertLogprobs(result.logprobs(), prompt);
+                        assertLogprobs(test, result.logprobs(), prompt);
                     }
                 }
             }
         }
     }
 
-    private static void assertLogprobs(List<TokenLogprob> logprobs, JsonNode prompt) {
+    private static void assertLogprobs(Case test, List<TokenLogprob> logprobs, JsonNode prompt) {
         for (int i = 0; i < logprobs.size(); i++) {
             List<TokenLogprob> top = logprobs.get(i).top();
-            assertThat(top).extracting(TokenLogprob::token).as("token %d", i).containsExactly(box(ints(prompt.get("top_ids").get(i))));
+            assertThat(top).extracting(TokenLogprob::token).as("%s, token %d", test, i)
+                    .containsExactly(box(ints(prompt.get("top_ids").get(i))));
             float[] values = new float[top.size()];
             for (int rank = 0; rank < values.length; rank++) {
                 values[rank] = top.get(rank).logprob();
             }
-            assertClose(values, prompt.get("top_logprobs").get(i), "token " + i);
-            assertThat(logprobs.get(i).logprob()).as("token %d", i).isEqualTo(values[0]); // greedy takes the likeliest
+            assertClose(values, prompt.get("top_logprobs").get(i), test + ", token " + i);
+            assertThat(logprobs.get(i).logprob()).as("%s, token %d", test, i).isEqualTo(values[0]); // greedy takes the likeliest
         }
     }
 
+    /** All prompts in one step, then the next token of each in one step: nobody's tokens depend on who else is in the step. */
+    @ParameterizedTest(name = "{0}")
+    @MethodSource("cases")
+    void sequencesSideBySide(Case test) throws IOException {
+        try (Device device = Device.cpu(2); LlamaModel model = LlamaModel.open(test.model(), OPTIONS.withDevice(device));
+                LlamaForward forward = new LlamaForward(device, model.config(), model.weights(), 128);
+                Arena arena = Arena.ofShared()) {
+            LlamaConfig config = model.config();
+            List<int[]> texts = new ArrayList<>();
+            List<KvCache> caches = new ArrayList<>();
+            for (JsonNode prompt : test.prompts()) {
+                texts.add(ints(prompt.get("ids")));
+                caches.add(KvCache.allocate(config.layers(), config.keyValueHeads(), config.headWidth(), 128, DType.F32));
+            }
+            Tensor logits = Tensor.allocate(arena, DType.F32, Shape.of(texts.size(), config.vocabularySize()));
+            Tensor best = Tensor.allocate(arena, DType.I32, Shape.of(texts.size()));
+            for (int step = 0; step < test.prompts().getFirst().get("greedy").size(); step++) {
+                List<LlamaForward.Part> parts = new ArrayList<>();
+                for (int i = 0; i < texts.size(); i++) {
+                    int length = texts.get(i).length;
+                    int held = Math.toIntExact(caches.get(i).length());
+                    parts.add(new LlamaForward.Part(caches.get(i), texts.get(i), held, length - held, 1, length));
+                }
+                forward.step(parts, logits);
+                ArgMax.forward(device, best, logits);
+                for (int i = 0; i < texts.size(); i++) {
+                    int token = best.segment().getAtIndex(ValueLayout.JAVA_INT, i);
+                    assertThat(token).as("%s, prompt %d, step %d", test, i, step)
+                            .isEqualTo(test.prompts().get(i).get("greedy").get(step).intValue());
+                    texts.set(i, append(texts.get(i), token));
+                }
+            }
+            caches.forEach(KvCache::close);
+        }
+    }
+
+    private static int[] append(int[] ids, int id) {
+        int[] longer = Arrays.copyOf(ids, ids.length + 1);
+        longer[ids.length] = id;
+        return longer;
+    }
+
     /** Whatever the threads, however a prompt is cut into steps, and whether a session held its beginning. */
-    @ParameterizedTest
+    @ParameterizedTest(name = "{0}")
     @MethodSource("cases")
     void sameBits(Case test) throws IOException {
         int[] ids = ints(test.prompts().getLast().get("ids"));
@@ -145,20 +198,20 @@ class ReferenceModelTest {
         for (int stepTokens : new int[] {1, 7, 64}) {
             try (LlamaModel model = LlamaModel.open(test.model(), OPTIONS.withStepTokens(stepTokens));
                     Session session = model.newSession(); Arena arena = Arena.ofConfined()) {
-                assertThat(session.logits(arena, ids).toFloatArray()).as("%d tokens a step", stepTokens).isEqualTo(bits);
+                assertThat(session.logits(arena, ids).toFloatArray()).as("%s, %d tokens a step", test, stepTokens).isEqualTo(bits);
                 session.logits(Arrays.copyOf(ids, 23));
                 float[] last = Arrays.copyOfRange(bits, bits.length - model.config().vocabularySize(), bits.length);
-                assertThat(session.logits(ids)).as("after the prompt's beginning").isEqualTo(last);
+                assertThat(session.logits(ids)).as("%s, after the prompt's beginning", test).isEqualTo(last);
             }
         }
     }
 
-    @ParameterizedTest
+    @ParameterizedTest(name = "{0}")
     @MethodSource("cases")
     void embeddedVocabularies(Case test) throws IOException {
         try (LlamaModel model = LlamaModel.open(test.model(), OPTIONS)) {
             for (JsonNode text : test.expected().path("texts")) {
-                assertThat(model.tokenizer().encode(text.get("text").textValue(), false)).as(text.toString())
+                assertThat(model.tokenizer().encode(text.get("text").textValue(), false)).as("%s, %s", test, text)
                         .isEqualTo(ints(text.get("ids")));
             }
         }
