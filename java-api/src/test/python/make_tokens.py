@@ -2,7 +2,9 @@
 
 Usage: make_tokens.py DATA_DIR OUT.json     (packages sentencepiece, tiktoken, tokenizers)
 
-The texts are the project's own. Written: {"texts": [...], "ids": {file below DATA_DIR: [[ids of the text], ...]}}, without special tokens.
+The texts are the project's own. Written: {"texts": [...], "ids": {file below DATA_DIR: [[ids of the text], ...]}}, without special
+tokens, and {"decoded": {file: [[ids, text], ...]}} of ids drawn at random, special ones among them. Byte pieces of SentencePiece are
+drawn a whole character at a time: where bytes are no characters, tokenizers also replaces the good ones beside them.
 """
 import json
 import random
@@ -30,7 +32,7 @@ WORDS = "the cat sat on a mat and then ran , . ! 12 345 Über naïve 猫 🙂 \n
 draw = random.Random(7)
 TEXTS += ["".join(draw.choice(WORDS) + draw.choice(["", " ", " "]) for _ in range(draw.randrange(1, 12))) for _ in range(150)]
 
-ids = {}
+ids, decoded = {}, {}
 for file in ["tok/llama2/tokenizer.model", "hf/stories260K/tokenizer.model", "hf/babyllama-tok361/tokenizer.model"]:
     model = sentencepiece.SentencePieceProcessor(f"{DATA}/{file}")
     ids[file] = [model.encode(text) for text in TEXTS]
@@ -40,7 +42,18 @@ for file in ["tok/llama3/tokenizer.model", "tok/small/tiktoken_small.model"]:
 for file in ["tok/llama2/tokenizer.json", "tok/llama3/tokenizer.json", "tok/small/tiny_bpe_tokenizer.json", "hf/stories260K/tokenizer.json"]:
     model = tokenizers.Tokenizer.from_file(f"{DATA}/{file}")
     ids[file] = [model.encode(text, add_special_tokens=False).ids for text in TEXTS]
+    decoded[file] = []
+    for _ in range(100):
+        drawn = []
+        for _ in range(draw.randrange(1, 12)):
+            if model.id_to_token(3) != "<0x00>":
+                drawn.append(draw.randrange(model.get_vocab_size()))
+            elif draw.random() < 0.3:
+                drawn += [3 + byte for byte in draw.choice("é猫🙂\n\u20ac").encode()]
+            else:
+                drawn.append(draw.choice([0, 1, 2, *range(259, model.get_vocab_size())]))
+        decoded[file].append([drawn, model.decode(drawn, skip_special_tokens=True)])
 
 with open(OUT, "w", encoding="utf-8") as out:
-    json.dump({"texts": TEXTS, "ids": ids}, out, ensure_ascii=True, separators=(",", ":"))
+    json.dump({"texts": TEXTS, "ids": ids, "decoded": decoded}, out, ensure_ascii=True, separators=(",", ":"))
     out.write("\n")

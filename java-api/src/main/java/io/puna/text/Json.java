@@ -2,6 +2,7 @@ package io.puna.text;
 
 import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonGenerator;
+import com.fasterxml.jackson.core.JsonParseException;
 import com.fasterxml.jackson.core.JsonParser;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.core.JsonToken;
@@ -75,7 +76,7 @@ final class Json {
             case START_OBJECT -> {
                 ObjectNode object = NODES.objectNode();
                 while (parser.nextToken() != JsonToken.END_OBJECT) {
-                    String name = parser.currentName();
+                    String name = wellFormed(parser, parser.currentName());
                     parser.nextToken();
                     object.set(name, value(parser));
                 }
@@ -88,7 +89,7 @@ final class Json {
                 }
                 yield array;
             }
-            case VALUE_STRING -> NODES.textNode(parser.getText());
+            case VALUE_STRING -> NODES.textNode(wellFormed(parser, parser.getText()));
             case VALUE_NUMBER_INT -> switch (parser.getNumberType()) {
                 case INT -> NODES.numberNode(parser.getIntValue());
                 case LONG -> NODES.numberNode(parser.getLongValue());
@@ -98,6 +99,19 @@ final class Json {
             case VALUE_TRUE, VALUE_FALSE -> NODES.booleanNode(parser.getBooleanValue());
             default -> NODES.nullNode();
         };
+    }
+
+    /** A surrogate alone, which an escape can spell, is no character: the engine would read something else. */
+    private static String wellFormed(JsonParser parser, String text) throws IOException {
+        for (int i = 0; i < text.length(); i++) {
+            char c = text.charAt(i);
+            if (Character.isHighSurrogate(c) && i + 1 < text.length() && Character.isLowSurrogate(text.charAt(i + 1))) {
+                i++;
+            } else if (Character.isSurrogate(c)) {
+                throw new JsonParseException(parser, "half a surrogate pair in a text");
+            }
+        }
+        return text;
     }
 
     /** {@return a tree as text} */

@@ -39,7 +39,8 @@ final class TiktokenModel {
      * @throws TokenizerException if a line is not a token and a rank, or tokens or ranks are missing or come twice
      */
     static TokenizerDefinition read(String origin, byte[] bytes, TokenizerSettings settings) throws TokenizerException {
-        List<String> pieces = ranks(origin, bytes);
+        Map<String, Integer> ids = HashMap.newHashMap(1 << 17);
+        List<String> pieces = ranks(origin, bytes, ids);
         int special = pieces.size();
         ObjectNode document = Json.object();
         ObjectNode model = document.putObject("model");
@@ -47,10 +48,8 @@ final class TiktokenModel {
         // tiktoken looks a word up before it merges anything
         model.put("ignore_merges", true);
         ObjectNode vocabulary = model.putObject("vocab");
-        Map<String, Integer> ids = new HashMap<>(2 * special);
         for (int id = 0; id < special; id++) {
             vocabulary.put(pieces.get(id), id);
-            ids.put(pieces.get(id), id);
         }
         merges(model.putArray("merges"), pieces, ids);
         ArrayNode added = document.putArray("added_tokens");
@@ -68,7 +67,7 @@ final class TiktokenModel {
         return TokenizerJson.check(origin, document, own);
     }
 
-    private static List<String> ranks(String origin, byte[] bytes) throws TokenizerException {
+    private static List<String> ranks(String origin, byte[] bytes, Map<String, Integer> ids) throws TokenizerException {
         List<String> pieces = new ArrayList<>();
         int line = 0;
         for (String text : (Iterable<String>) new String(bytes, StandardCharsets.ISO_8859_1).lines()::iterator) {
@@ -90,7 +89,13 @@ final class TiktokenModel {
                 throw new TokenizerException(origin + ": line " + line + ": expected a token of rank " + pieces.size() + ", got "
                         + TokenizerJson.quote(text));
             }
-            pieces.add(ByteAlphabet.piece(token));
+            String piece = ByteAlphabet.piece(token);
+            Integer before = ids.put(piece, rank);
+            if (before != null) {
+                throw new TokenizerException(origin + ": line " + line + ": expected every token once, got that of rank " + before
+                        + " again");
+            }
+            pieces.add(piece);
         }
         if (pieces.size() < 256) {
             throw new TokenizerException(origin + ": expected at least the 256 tokens of one byte, got " + pieces.size() + " tokens");

@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import io.puna.TestData;
+import java.io.IOException;
 import java.io.InputStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -72,11 +73,29 @@ class TokenizerVectorsTest {
         }
     }
 
-    private static void assertGolden(Tokenizer tokenizer, String file) throws Exception {
-        JsonNode golden;
-        try (InputStream in = TokenizerVectorsTest.class.getResourceAsStream("/fixtures/tokens.json")) {
-            golden = new ObjectMapper().readTree(in);
+    @ParameterizedTest
+    @ValueSource(strings = {
+        "tok/llama2/tokenizer.json", "tok/llama3/tokenizer.json", "tok/small/tiny_bpe_tokenizer.json", "hf/stories260K/tokenizer.json",
+    })
+    void decodesAsTokenizersDoes(String file) throws Exception {
+        try (Tokenizer tokenizer = Tokenizer.open(TestData.require(file))) {
+            JsonNode cases = golden().path("decoded").path(file);
+            assertThat(cases).hasSize(100);
+            for (JsonNode drawn : cases) {
+                int[] ids = new ObjectMapper().convertValue(drawn.get(0), int[].class);
+                assertThat(tokenizer.decode(ids)).as(drawn.get(0).toString()).isEqualTo(drawn.get(1).textValue());
+            }
         }
+    }
+
+    private static JsonNode golden() throws IOException {
+        try (InputStream in = TokenizerVectorsTest.class.getResourceAsStream("/fixtures/tokens.json")) {
+            return new ObjectMapper().readTree(in);
+        }
+    }
+
+    private static void assertGolden(Tokenizer tokenizer, String file) throws IOException {
+        JsonNode golden = golden();
         SoftAssertions softly = new SoftAssertions();
         for (int i = 0; i < golden.path("texts").size(); i++) {
             String text = golden.path("texts").get(i).textValue();
