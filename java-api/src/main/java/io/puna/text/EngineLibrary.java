@@ -3,13 +3,13 @@ package io.puna.text;
 import ai.djl.huggingface.tokenizers.jni.TokenizersLibrary;
 import java.io.IOException;
 import java.io.InputStream;
+import java.net.JarURLConnection;
 import java.net.URL;
 import java.net.URLConnection;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
 import java.util.Locale;
-import java.util.Properties;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -57,20 +57,20 @@ final class EngineLibrary {
         try {
             URLConnection connection = url.openConnection();
             connection.setUseCaches(false);
-            Path folder = cache().resolve("puna").resolve("tokenizers-" + version() + "-" + platform);
             try (InputStream in = connection.getInputStream()) {
+                long length = connection.getContentLengthLong();
+                String content = connection instanceof JarURLConnection jar ? Long.toHexString(jar.getJarEntry().getCrc()) : "" + length;
+                Path folder = folder("tokenizers-" + content + "-" + platform);
                 Path library = folder.resolve(file);
-                // The name says which library it is; the length, that no other program has left something there.
-                if (Files.isRegularFile(library) && Files.size(library) == connection.getContentLengthLong()) {
-                    return library;
-                }
-                Files.createDirectories(folder);
-                Path unfinished = Files.createTempFile(folder, file, ".tmp");
-                try {
-                    Files.copy(in, unfinished, StandardCopyOption.REPLACE_EXISTING);
-                    Files.move(unfinished, library, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-                } finally {
-                    Files.deleteIfExists(unfinished);
+                if (!Files.isRegularFile(library) || Files.size(library) != length) {
+                    // Others may be unpacking it too: whoever is last replaces it whole, under those that have it loaded.
+                    Path unfinished = Files.createTempFile(folder, file, ".tmp");
+                    try {
+                        Files.copy(in, unfinished, StandardCopyOption.REPLACE_EXISTING);
+                        Files.move(unfinished, library, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+                    } finally {
+                        Files.deleteIfExists(unfinished);
+                    }
                 }
                 return library;
             }
@@ -82,28 +82,25 @@ final class EngineLibrary {
         }
     }
 
-    private static String version() throws IOException {
-        Properties properties = new Properties();
-        try (InputStream in = TokenizersLibrary.class.getResourceAsStream("/native/lib/tokenizers.properties")) {
-            if (in != null) {
-                properties.load(in);
-            }
-        }
-        return properties.getProperty("version", "unknown");
-    }
-
-    private static Path cache() {
+    /** A folder of the user's cache, or, for a user who has none, one of this process's own that goes with it. */
+    private static Path folder(String name) throws IOException {
         String os = System.getProperty("os.name").toLowerCase(Locale.ROOT);
         Path home = Path.of(System.getProperty("user.home"));
-        @Nullable String given = os.startsWith("windows") ? System.getenv("LOCALAPPDATA") : System.getenv("XDG_CACHE_HOME");
+        @Nullable String given = System.getenv(os.startsWith("windows") ? "LOCALAPPDATA" : "XDG_CACHE_HOME");
         Path cache = given != null && Path.of(given).isAbsolute() ? Path.of(given)
                 : os.startsWith("mac") ? home.resolve("Library/Caches") : home.resolve(".cache");
-        // a service's user may have no home: its library then lives as long as the temporary files
-        Path existing = cache;
-        while (existing.getParent() != null && !Files.exists(existing)) {
-            existing = existing.getParent();
+        try {
+            Path folder = Files.createDirectories(cache.resolve("puna").resolve(name));
+            if (Files.isWritable(folder)) {
+                return folder;
+            }
+        } catch (IOException e) {
+            // no such place for this user
         }
-        return Files.isWritable(existing) ? cache : Path.of(System.getProperty("java.io.tmpdir"), "puna-" + System.getProperty("user.name"));
+        Path folder = Files.createTempDirectory("puna-");
+        folder.toFile().deleteOnExit();
+        folder.resolve(System.mapLibraryName("tokenizers")).toFile().deleteOnExit();
+        return folder;
     }
 
     private static String platform() {
