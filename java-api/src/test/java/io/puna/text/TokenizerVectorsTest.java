@@ -10,9 +10,12 @@ import java.io.InputStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.Random;
 import org.assertj.core.api.SoftAssertions;
+import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -20,6 +23,25 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 /** Real vocabularies against the ids that other implementations give. */
 class TokenizerVectorsTest {
+    private static final Map<String, Tokenizer> OPENED = new HashMap<>();
+
+    /** The large ones take a while: each is opened once for all tests. */
+    private static Tokenizer open(String file) throws IOException {
+        Path path = TestData.require(file);
+        Tokenizer opened = OPENED.get(file);
+        if (opened == null) {
+            opened = Tokenizer.open(path);
+            OPENED.put(file, opened);
+        }
+        return opened;
+    }
+
+    @AfterAll
+    static void close() {
+        OPENED.values().forEach(Tokenizer::close);
+        OPENED.clear();
+    }
+
     @ParameterizedTest
     @CsvSource({
         "tok/llama.cpp/ggml-vocab-llama-spm.gguf, spm",
@@ -36,16 +58,15 @@ class TokenizerVectorsTest {
         String[] lines = Files.readString(vectors.resolve(base + ".out")).split("\n", -1);
         assertThat(texts).hasSize(47);
         assertThat(lines.length).isBetween(texts.length, texts.length + 1);
-        try (Tokenizer tokenizer = Tokenizer.open(TestData.require(file))) {
-            SoftAssertions softly = new SoftAssertions();
-            for (int i = 0; i < texts.length; i++) {
-                int[] expected = Arrays.stream(lines[i].strip().split(" ")).filter(s -> !s.isEmpty()).mapToInt(Integer::parseInt).toArray();
-                softly.assertThat(tokenizer.encode(texts[i], false)).as("%d: %s", i, texts[i]).isEqualTo(expected);
-                softly.assertThat(tokenizer.decode(expected)).as("text %d", i).isEqualTo(texts[i]);
-                assertStreamsLikeTheWhole(tokenizer, expected);
-            }
-            softly.assertAll();
+        Tokenizer tokenizer = open(file);
+        SoftAssertions softly = new SoftAssertions();
+        for (int i = 0; i < texts.length; i++) {
+            int[] expected = Arrays.stream(lines[i].strip().split(" ")).filter(s -> !s.isEmpty()).mapToInt(Integer::parseInt).toArray();
+            softly.assertThat(tokenizer.encode(texts[i], false)).as("%d: %s", i, texts[i]).isEqualTo(expected);
+            softly.assertThat(tokenizer.decode(expected)).as("text %d", i).isEqualTo(texts[i]);
+            assertStreamsLikeTheWhole(tokenizer, expected);
         }
+        softly.assertAll();
     }
 
     @ParameterizedTest
@@ -55,9 +76,8 @@ class TokenizerVectorsTest {
         "tok/llama2/tokenizer.json", "tok/llama3/tokenizer.json", "tok/small/tiny_bpe_tokenizer.json", "hf/stories260K/tokenizer.json",
     })
     void hasTheIdsOfOtherImplementations(String file) throws Exception {
-        try (Tokenizer tokenizer = Tokenizer.open(TestData.require(file))) {
-            assertGolden(tokenizer, file);
-        }
+        Tokenizer tokenizer = open(file);
+        assertGolden(tokenizer, file);
     }
 
     @ParameterizedTest
@@ -68,9 +88,8 @@ class TokenizerVectorsTest {
         "tok/llama.cpp/ggml-vocab-llama-bpe.gguf, tok/llama3/tokenizer.json",
     })
     void aGgufVocabularyHasTheIdsOfItsTokenizerJson(String file, String json) throws Exception {
-        try (Tokenizer tokenizer = Tokenizer.open(TestData.require(file))) {
-            assertGolden(tokenizer, json);
-        }
+        Tokenizer tokenizer = open(file);
+        assertGolden(tokenizer, json);
     }
 
     @ParameterizedTest
@@ -78,13 +97,12 @@ class TokenizerVectorsTest {
         "tok/llama2/tokenizer.json", "tok/llama3/tokenizer.json", "tok/small/tiny_bpe_tokenizer.json", "hf/stories260K/tokenizer.json",
     })
     void decodesAsTokenizersDoes(String file) throws Exception {
-        try (Tokenizer tokenizer = Tokenizer.open(TestData.require(file))) {
-            JsonNode cases = golden().path("decoded").path(file);
-            assertThat(cases).hasSize(100);
-            for (JsonNode drawn : cases) {
-                int[] ids = new ObjectMapper().convertValue(drawn.get(0), int[].class);
-                assertThat(tokenizer.decode(ids)).as(drawn.get(0).toString()).isEqualTo(drawn.get(1).textValue());
-            }
+        Tokenizer tokenizer = open(file);
+        JsonNode cases = golden().path("decoded").path(file);
+        assertThat(cases).hasSize(100);
+        for (JsonNode drawn : cases) {
+            int[] ids = new ObjectMapper().convertValue(drawn.get(0), int[].class);
+            assertThat(tokenizer.decode(ids)).as(drawn.get(0).toString()).isEqualTo(drawn.get(1).textValue());
         }
     }
 
@@ -111,35 +129,33 @@ class TokenizerVectorsTest {
         "hf/stories260K", "hf/babyllama-tok361", "gguf/stories260K.gguf", "gguf/babyllama-tok361-Q4_0.gguf", "raw/stories260K/tok512.model",
     })
     void beginsATextAsLlamaDoes(String file) throws Exception {
-        try (Tokenizer tokenizer = Tokenizer.open(TestData.require(file))) {
-            int[] ids = tokenizer.encode("Once upon a time");
-            assertThat(ids[0]).isEqualTo(1);
-            assertThat(Arrays.copyOfRange(ids, 1, ids.length)).isEqualTo(tokenizer.encode("Once upon a time", false));
-            assertThat(tokenizer.bosId()).hasValue(1);
-            assertThat(tokenizer.eosIds()).containsExactly(2);
-            assertThat(tokenizer.isSpecial(1)).isTrue();
-            assertThat(tokenizer.isSpecial(300)).isFalse();
-            assertThat(tokenizer.decode(ids)).isEqualTo("Once upon a time");
-            assertThat(tokenizer.decode(ids, false)).startsWith("<s>").endsWith("Once upon a time");
-            assertThat(tokenizer.id("</s>")).hasValue(2);
-            assertThat(tokenizer.encode("</s>", false)).containsExactly(2);
-        }
+        Tokenizer tokenizer = open(file);
+        int[] ids = tokenizer.encode("Once upon a time");
+        assertThat(ids[0]).isEqualTo(1);
+        assertThat(Arrays.copyOfRange(ids, 1, ids.length)).isEqualTo(tokenizer.encode("Once upon a time", false));
+        assertThat(tokenizer.bosId()).hasValue(1);
+        assertThat(tokenizer.eosIds()).containsExactly(2);
+        assertThat(tokenizer.isSpecial(1)).isTrue();
+        assertThat(tokenizer.isSpecial(300)).isFalse();
+        assertThat(tokenizer.decode(ids)).isEqualTo("Once upon a time");
+        assertThat(tokenizer.decode(ids, false)).startsWith("<s>").endsWith("Once upon a time");
+        assertThat(tokenizer.id("</s>")).hasValue(2);
+        assertThat(tokenizer.encode("</s>", false)).containsExactly(2);
     }
 
     @Test
     void knowsLlama3sSpecialTokensFromEveryFile() throws Exception {
         for (String file : List.of("tok/llama3/tokenizer.json", "tok/llama3/tokenizer.model", "tok/llama.cpp/ggml-vocab-llama-bpe.gguf")) {
-            try (Tokenizer tokenizer = Tokenizer.open(TestData.require(file))) {
-                assertThat(tokenizer.vocabularySize()).as(file).isEqualTo(128256);
-                assertThat(tokenizer.bosId()).as(file).hasValue(128000);
-                assertThat(tokenizer.eosIds()).as(file).contains(128001);
-                assertThat(tokenizer.encode("<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|reserved_special_token_250|>", false))
-                        .as(file).containsExactly(128006, 882, 128007, 271, 13347, 128009, 128255);
-                // this tokenizer.json says nothing of a beginning, and so adds none
-                assertThat(tokenizer.encode("Hi")).as(file).isEqualTo(file.endsWith(".json") ? new int[] {13347} : new int[] {128000, 13347});
-                assertThat(tokenizer.decode(128006, 13347, 128009)).isEqualTo("Hi");
-                assertThat(tokenizer.piece(128009)).isEqualTo("<|eot_id|>");
-            }
+            Tokenizer tokenizer = open(file);
+            assertThat(tokenizer.vocabularySize()).as(file).isEqualTo(128256);
+            assertThat(tokenizer.bosId()).as(file).hasValue(128000);
+            assertThat(tokenizer.eosIds()).as(file).contains(128001);
+            assertThat(tokenizer.encode("<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|reserved_special_token_250|>", false))
+                    .as(file).containsExactly(128006, 882, 128007, 271, 13347, 128009, 128255);
+            // this tokenizer.json says nothing of a beginning, and so adds none
+            assertThat(tokenizer.encode("Hi")).as(file).isEqualTo(file.endsWith(".json") ? new int[] {13347} : new int[] {128000, 13347});
+            assertThat(tokenizer.decode(128006, 13347, 128009)).isEqualTo("Hi");
+            assertThat(tokenizer.piece(128009)).isEqualTo("<|eot_id|>");
         }
     }
 
@@ -148,14 +164,13 @@ class TokenizerVectorsTest {
     @ValueSource(strings = {"hf/stories260K", "hf/babyllama-tok361", "tok/llama3/tokenizer.json", "tok/small/tiktoken_small.model"})
     void streamsAnyIdsLikeTheWhole(String file) throws Exception {
         Random random = new Random(1);
-        try (Tokenizer tokenizer = Tokenizer.open(TestData.require(file))) {
-            for (int round = 0; round < 2000; round++) {
-                int[] ids = new int[1 + random.nextInt(20)];
-                for (int i = 0; i < ids.length; i++) {
-                    ids[i] = random.nextInt(random.nextBoolean() ? 260 : tokenizer.vocabularySize());
-                }
-                assertStreamsLikeTheWhole(tokenizer, ids);
+        Tokenizer tokenizer = open(file);
+        for (int round = 0; round < 2000; round++) {
+            int[] ids = new int[1 + random.nextInt(20)];
+            for (int i = 0; i < ids.length; i++) {
+                ids[i] = random.nextInt(random.nextBoolean() ? 260 : tokenizer.vocabularySize());
             }
+            assertStreamsLikeTheWhole(tokenizer, ids);
         }
     }
 
