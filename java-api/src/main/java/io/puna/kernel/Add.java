@@ -14,8 +14,9 @@ public final class Add {
     /**
      * Adds.
      *
-     * @param y F32 of any shape, accumulated into
-     * @param x F32 with as many rows and columns
+     * @param device what computes
+     * @param y      F32 of any shape, accumulated into
+     * @param x      F32 with as many rows and columns
      */
     public static void forward(Device device, Tensor y, Tensor x) {
         MemorySegment context = Checks.context(device);

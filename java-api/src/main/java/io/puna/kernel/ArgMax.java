@@ -17,6 +17,7 @@ public final class ArgMax {
     /**
      * Finds.
      *
+     * @param device  what computes
      * @param indices (rows) I32, overwritten
      * @param x       (rows, V) F32, V below 2^31
      */

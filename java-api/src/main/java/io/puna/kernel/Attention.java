@@ -22,6 +22,8 @@ public final class Attention {
     /**
      * Attends.
      *
+     * @param device         what computes
+     * @param workspace      scratch, busy until the call returns
      * @param y              (B · T, NH · HD) F32 of any row stride, overwritten
      * @param lse            (B, NH, T) F32, overwritten, for a backward pass; null when it is not wanted
      * @param q              (B · T, NH · HD) F32 of any row stride

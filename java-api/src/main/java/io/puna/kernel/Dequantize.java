@@ -15,8 +15,9 @@ public final class Dequantize {
     /**
      * Decodes.
      *
-     * @param y (rows, C) F32, overwritten
-     * @param w (rows, C) of any type a weight can have
+     * @param device what computes
+     * @param y      (rows, C) F32, overwritten
+     * @param w      (rows, C) of any type a weight can have
      */
     public static void forward(Device device, Tensor y, Tensor w) {
         MemorySegment context = Checks.context(device);

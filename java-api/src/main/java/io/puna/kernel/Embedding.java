@@ -14,9 +14,10 @@ public final class Embedding {
     /**
      * Looks up.
      *
-     * @param y     (rows, C) F32, overwritten
-     * @param table (V, C) of any type a weight can have
-     * @param ids   (rows) I32, each at least 0 and below V
+     * @param device what computes
+     * @param y      (rows, C) F32, overwritten
+     * @param table  (V, C) of any type a weight can have
+     * @param ids    (rows) I32, each at least 0 and below V
      */
     public static void forward(Device device, Tensor y, Tensor table, Tensor ids) {
         MemorySegment context = Checks.context(device);

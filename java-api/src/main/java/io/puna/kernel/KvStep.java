@@ -148,9 +148,10 @@ public final class KvStep implements AutoCloseable {
     /**
      * Stores the step's keys and values of one layer behind those of earlier steps, rounded to the caches' type.
      *
-     * @param layer 0 to L - 1
-     * @param k     (rows, NKV · HD) F32 of any row stride, rotated
-     * @param v     (rows, NKV · HD) F32 of the row stride of k
+     * @param device what computes
+     * @param layer  0 to L - 1
+     * @param k      (rows, NKV · HD) F32 of any row stride, rotated
+     * @param v      (rows, NKV · HD) F32 of the row stride of k
      * @throws IndexOutOfBoundsException if the caches have no such layer
      * @throws IllegalStateException     if the step is committed or closed
      */
@@ -176,6 +177,7 @@ public final class KvStep implements AutoCloseable {
     /**
      * Attends to the caches, which must hold the step's own keys and values of this layer: {@link Attention} has the formula.
      *
+     * @param device what computes
      * @param y      (rows, NH · HD) F32 of any row stride, overwritten
      * @param q      (rows, NH · HD) F32 of any row stride, rotated
      * @param layer  0 to L - 1

@@ -14,8 +14,9 @@ public final class LogSoftmax {
     /**
      * Computes log-probabilities of logits.
      *
-     * @param y (rows, V) F32, overwritten; may be x
-     * @param x (rows, V) F32
+     * @param device what computes
+     * @param y      (rows, V) F32, overwritten; may be x
+     * @param x      (rows, V) F32
      */
     public static void forward(Device device, Tensor y, Tensor x) {
         MemorySegment context = Checks.context(device);

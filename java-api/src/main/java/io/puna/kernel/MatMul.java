@@ -24,9 +24,10 @@ public final class MatMul {
     /**
      * Multiplies, with scratch of its own: for scripts. Repeated calls are better off with a workspace.
      *
-     * @param y (rows, N) F32 of any row stride, overwritten
-     * @param x (rows, K) F32 of any row stride
-     * @param w (N, K) of any type a weight can have
+     * @param device what computes
+     * @param y      (rows, N) F32 of any row stride, overwritten
+     * @param x      (rows, K) F32 of any row stride
+     * @param w      (N, K) of any type a weight can have
      */
     public static void forward(Device device, Tensor y, Tensor x, Tensor w) {
         try (Workspace workspace = new Workspace()) {
@@ -37,9 +38,11 @@ public final class MatMul {
     /**
      * Multiplies.
      *
-     * @param y (rows, N) F32 of any row stride, overwritten
-     * @param x (rows, K) F32 of any row stride
-     * @param w (N, K) of any type a weight can have
+     * @param device    what computes
+     * @param workspace scratch, busy until the call returns
+     * @param y         (rows, N) F32 of any row stride, overwritten
+     * @param x         (rows, K) F32 of any row stride
+     * @param w         (N, K) of any type a weight can have
      */
     public static void forward(Device device, Workspace workspace, Tensor y, Tensor x, Tensor w) {
         one(device, workspace, y, x, w, false);
@@ -48,9 +51,11 @@ public final class MatMul {
     /**
      * Multiplies and adds: {@code y[r, n] += sum over k of x[r, k] · w[n, k]}.
      *
-     * @param y (rows, N) F32 of any row stride, accumulated into
-     * @param x (rows, K) F32 of any row stride
-     * @param w (N, K) of any type a weight can have
+     * @param device    what computes
+     * @param workspace scratch, busy until the call returns
+     * @param y         (rows, N) F32 of any row stride, accumulated into
+     * @param x         (rows, K) F32 of any row stride
+     * @param w         (N, K) of any type a weight can have
      */
     public static void accumulate(Device device, Workspace workspace, Tensor y, Tensor x, Tensor w) {
         one(device, workspace, y, x, w, true);
@@ -59,9 +64,11 @@ public final class MatMul {
     /**
      * Multiplies the same activations with one to three weights, as for query, key and value, or gate and up.
      *
-     * @param ys (rows, N) each, F32 of any row stride, overwritten. They may be columns of one tensor.
-     * @param x  (rows, K) F32 of any row stride
-     * @param ws (N, K) each, as many as ys, of any types a weight can have
+     * @param device    what computes
+     * @param workspace scratch, busy until the call returns
+     * @param ys        (rows, N) each, F32 of any row stride, overwritten. They may be columns of one tensor.
+     * @param x         (rows, K) F32 of any row stride
+     * @param ws        (N, K) each, as many as ys, of any types a weight can have
      */
     public static void forward(Device device, Workspace workspace, List<Tensor> ys, Tensor x, List<Tensor> ws) {
         MemorySegment context = Checks.context(device);

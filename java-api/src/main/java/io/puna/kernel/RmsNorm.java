@@ -18,6 +18,7 @@ public final class RmsNorm {
     /**
      * Normalises.
      *
+     * @param device what computes
      * @param y      (rows, C) F32, overwritten; may be x
      * @param x      (rows, C) F32
      * @param weight (C) F32, F16 or BF16
@@ -32,6 +33,7 @@ public final class RmsNorm {
     /**
      * Normalises, and keeps what a backward pass wants.
      *
+     * @param device what computes
      * @param y      (rows, C) F32, overwritten; may be x
      * @param rstd   (rows) F32, overwritten
      * @param x      (rows, C) F32

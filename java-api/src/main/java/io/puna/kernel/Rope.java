@@ -33,6 +33,7 @@ public final class Rope {
      * Makes a step's table: {@code a = positions[r] · frequencies[i]}, the product rounded to F32, then
      * {@code table[r, i, 0] = cos(a) · magnitude}, {@code table[r, i, 1] = sin(a) · magnitude}.
      *
+     * @param device      what computes
      * @param table       (rows, HD / 2, 2) or (rows, HD) F32, overwritten
      * @param frequencies (HD / 2) F32, radians per position, at least one
      * @param positions   (rows) I32, each at least 0
@@ -61,6 +62,7 @@ public final class Rope {
      * Rotates every head of every row in place: each pair (a, b) with (c, s) of the table becomes
      * {@code (a·c - b·s, a·s + b·c)}.
      *
+     * @param device    what computes
      * @param x         (rows, heads · HD) F32 of any row stride, overwritten. Queries and keys side by side in a row are rotated by
      *                  one call.
      * @param table     (rows, HD / 2, 2) or (rows, HD) F32, from {@link #table}

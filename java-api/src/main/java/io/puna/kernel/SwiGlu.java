@@ -14,9 +14,10 @@ public final class SwiGlu {
     /**
      * Gates.
      *
-     * @param y    (rows, FF) F32 of any row stride, overwritten; may be gate or up
-     * @param gate (rows, FF) F32 of any row stride
-     * @param up   (rows, FF) F32 of the row stride of gate: two tensors, or two column views of one
+     * @param device what computes
+     * @param y      (rows, FF) F32 of any row stride, overwritten; may be gate or up
+     * @param gate   (rows, FF) F32 of any row stride
+     * @param up     (rows, FF) F32 of the row stride of gate: two tensors, or two column views of one
      */
     public static void forward(Device device, Tensor y, Tensor gate, Tensor up) {
         MemorySegment context = Checks.context(device);
