@@ -3,9 +3,11 @@
 
 puna_status PUNA_KERNEL(embedding_forward)(puna_context *context, float *y, const void *table, int32_t dtype,
                                            const int32_t *ids, int64_t rows, int64_t V, int64_t C) {
-    (void)context, (void)V;
+    (void)context;
     int64_t row_bytes = puna_row_bytes(dtype, C);
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < C; c++) y[r * C + c] = puna_value((const char *)table + ids[r] * row_bytes, dtype, c);
+    for (int64_t r = 0; r < rows; r++) {
+        const char *row = (const char *)table + puna_id_row(ids, r, V) * row_bytes;
+        for (int64_t c = 0; c < C; c++) y[r * C + c] = puna_value(row, dtype, c);
+    }
     return PUNA_STATUS_OK;
 }

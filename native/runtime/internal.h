@@ -105,6 +105,15 @@ static inline int64_t puna_row_bytes(int32_t dtype, int64_t C) {
     return C / block.elements * block.bytes;
 }
 
+/*
+ * The table row of ids[r]. The ids have been checked, but another thread of the caller may have changed one since: it is read
+ * once, and whatever it says, the row is one of the table's V.
+ */
+static inline int64_t puna_id_row(const int32_t *ids, int64_t r, int64_t V) {
+    int64_t id = *(const volatile int32_t *)&ids[r];
+    return id >= 0 && id < V ? id : 0;
+}
+
 static inline int64_t puna_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t puna_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t puna_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

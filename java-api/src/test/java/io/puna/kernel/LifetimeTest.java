@@ -10,6 +10,7 @@ import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.io.IOException;
 import java.lang.foreign.Arena;
+import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -22,6 +23,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.concurrent.atomic.AtomicReferenceArray;
 import java.util.concurrent.locks.LockSupport;
@@ -278,6 +280,35 @@ class LifetimeTest {
             assertThat(cache.memory().address() % 64).isZero();
             assertThat(residentPages(statm) - before).isLessThan((256 << 20) / 4096);
         }
+    }
+
+    /** Ids are checked before they are used: one that another thread changes in between may not lead out of the table. */
+    @Test
+    void idsThatChangeDuringACallReadNothingElse() throws Exception {
+        Tensor ids = Tensor.allocate(arena, DType.I32, Shape.of(4000));
+        AtomicBoolean stop = new AtomicBoolean();
+        Future<?> changer = threads.submit(() -> {
+            while (!stop.get()) {
+                ids.segment().setAtIndex(ValueLayout.JAVA_INT, 3999, Integer.MAX_VALUE);
+                LockSupport.parkNanos(1_000);
+                ids.segment().setAtIndex(ValueLayout.JAVA_INT, 3999, 0);
+                LockSupport.parkNanos(1_000);
+            }
+        });
+        Tensor table = rows(1);
+        Tensor y = rows(4000);
+        int finished = 0;
+        for (long end = System.nanoTime() + 300_000_000; System.nanoTime() < end;) {
+            try {
+                Embedding.forward(device, y, table, ids);
+                finished++;
+            } catch (IllegalArgumentException expected) {
+                assertThat(expected).hasMessageContaining("ids[3999] is 2147483647");
+            }
+        }
+        stop.set(true);
+        get(changer);
+        assertThat(finished).isPositive();
     }
 
     private static long residentPages(Path statm) throws IOException {
