@@ -106,7 +106,7 @@ static void short_share(void *arguments, int64_t share, int32_t thread) {
     for (volatile int i = 0; i < 2000; i++) continue;
 }
 
-/* The cost of a job beyond its work: as many equal shares as threads, the wall time less that of one share alone, each at its best. */
+/* The cost of a job beyond its work: as many equal shares as threads, the wall time less one share's alone, each at its best. */
 static double measure_fork_join(puna_context *context) {
     double alone = INFINITY, together = INFINITY;
     for (int i = 0; i < 2000; i++) {

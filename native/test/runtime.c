@@ -109,11 +109,28 @@ static void contexts(void) {
     CHECK(puna_context_create(&options, NULL, NULL) == PUNA_STATUS_INVALID_ARGUMENT, "context null");
 }
 
+/* The compiler's own probe must agree with ours, or a fast machine would be slow in silence. */
+static void probe(void) {
+    test_case("probe");
+    CHECK(puna_cpu_has(PUNA_ISA_REFERENCE) && puna_cpu_has(PUNA_ISA_BASELINE), "no baseline");
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+    CHECK(puna_cpu_has(PUNA_ISA_AVX2) == avx2, "AVX2 is %s", avx2 ? "not found" : "found where there is none");
+    CHECK(puna_cpu_has(PUNA_ISA_AVX512) == avx512, "AVX-512 is %s", avx512 ? "not found" : "found where there is none");
+#else
+    CHECK(!puna_cpu_has(PUNA_ISA_AVX2) && !puna_cpu_has(PUNA_ISA_AVX512), "an x86-64 instruction set elsewhere");
+#endif
+}
+
 void test_runtime(void) {
     test_case("identity");
     CHECK(puna_abi_version() == PUNA_ABI_VERSION, "version %d", puna_abi_version());
     CHECK(strncmp(puna_build_info(), "puna ", 5) == 0, "'%s'", puna_build_info());
     last_error();
     dtypes();
+    probe();
     contexts();
 }
