@@ -65,7 +65,7 @@ public final class HuggingFaceCheckpoint implements Checkpoint {
         Mapping mapping = new Mapping();
         try {
             Map<String, Tensor> tensors = sharded ? shards(directory, index, mapping)
-                    : SafetensorsReader.read(weights, mapping.map(weights));
+                    : SafetensorsReader.read(weights, mapping.map(weights), mapping.arena());
             return new HuggingFaceCheckpoint(path, directory, mapping, config, generationConfig, tensors);
         } catch (Throwable e) {
             mapping.close();
@@ -113,7 +113,7 @@ public final class HuggingFaceCheckpoint implements Checkpoint {
                 if (!Files.exists(file)) {
                     throw new CheckpointException(directory.resolve(INDEX), "the shard " + quote(entry.getValue()) + " beside it", "no such file");
                 }
-                shard = SafetensorsReader.read(file, mapping.map(file));
+                shard = SafetensorsReader.read(file, mapping.map(file), mapping.arena());
                 shards.put(entry.getValue(), shard);
             }
             Tensor tensor = shard.get(entry.getKey());

@@ -35,6 +35,11 @@ final class Mapping implements AutoCloseable {
         }
     }
 
+    /** {@return what owns the files' memory, and what is to live as long} */
+    Arena arena() {
+        return arena;
+    }
+
     /** {@return the bytes of all files mapped so far} */
     long byteSize() {
         return byteSize;

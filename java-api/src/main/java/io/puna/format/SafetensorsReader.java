@@ -9,6 +9,7 @@ import io.puna.tensor.DType;
 import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.io.IOException;
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.ByteOrder;
@@ -41,12 +42,17 @@ final class SafetensorsReader {
     private record TensorInfo(String name, DType dtype, Shape shape, long begin, long end) {
     }
 
+    /** What vector loads like best. */
+    private static final long COPY_ALIGNMENT = 64;
+
     private final Path file;
     private final MemorySegment segment;
+    private final Arena arena;
 
-    private SafetensorsReader(Path file, MemorySegment segment) {
+    private SafetensorsReader(Path file, MemorySegment segment, Arena arena) {
         this.file = file;
         this.segment = segment;
+        this.arena = arena;
     }
 
     /**
@@ -54,9 +60,11 @@ final class SafetensorsReader {
      *
      * @param file    the name for messages
      * @param segment the whole file, read-only native memory aligned to 8 bytes or more
+     * @param arena   owns copies of tensors that are not aligned to their type: early writers did not pad the header, and then
+     *                no tensor of the file can be used where it lies
      */
-    static Map<String, Tensor> read(Path file, MemorySegment segment) throws CheckpointException {
-        SafetensorsReader reader = new SafetensorsReader(file, segment);
+    static Map<String, Tensor> read(Path file, MemorySegment segment, Arena arena) throws CheckpointException {
+        SafetensorsReader reader = new SafetensorsReader(file, segment, arena);
         try {
             return reader.read();
         } catch (JsonProcessingException e) {
@@ -218,14 +226,13 @@ final class SafetensorsReader {
         return info == null ? "" : info.name;
     }
 
-    private Map<String, Tensor> tensors(List<TensorInfo> infos, long dataStart) throws CheckpointException {
+    private Map<String, Tensor> tensors(List<TensorInfo> infos, long dataStart) {
         Map<String, Tensor> tensors = new LinkedHashMap<>();
         for (TensorInfo info : infos) {
-            if ((dataStart + info.begin) % info.dtype.alignment() != 0) {
-                throw new CheckpointException(file, "tensor " + quote(info.name) + " to be aligned to " + info.dtype.alignment() + " bytes",
-                        "byte " + (dataStart + info.begin) + " of the file; save it again with a current safetensors");
-            }
             MemorySegment view = segment.asSlice(dataStart + info.begin, info.end - info.begin);
+            if (view.address() % info.dtype.alignment() != 0) {
+                view = arena.allocate(view.byteSize(), COPY_ALIGNMENT).copyFrom(view).asReadOnly();
+            }
             tensors.put(info.name, Tensor.of(view, info.dtype, info.shape));
         }
         return Collections.unmodifiableMap(tensors);

@@ -67,6 +67,7 @@ final class ConfigReader {
         if (partial != 1) {
             throw unsupported("a rotation of whole heads", "partial_rotary_factor " + partial);
         }
+        RopeScaling scaling = huggingFaceScaling(rope, contextLength);
         return new LlamaConfig(
                 architecture,
                 integer("vocab_size"),
@@ -76,10 +77,10 @@ final class ConfigReader {
                 integer("num_key_value_heads", heads),
                 headWidth,
                 integer("intermediate_size"),
-                contextLength,
+                stretched(contextLength, scaling),
                 (float) number("rms_norm_eps", 1e-6),
                 rope.number("rope_theta", number("rope_theta", DEFAULT_THETA)),
-                huggingFaceScaling(rope, contextLength),
+                scaling,
                 Rope.Layout.HALVES,
                 slidingWindow(),
                 bool("tie_word_embeddings", false),
@@ -128,6 +129,16 @@ final class ConfigReader {
             }
             default -> throw unsupported("RoPE scaling default, linear, dynamic, llama3 or yarn", "'" + type + "'");
         };
+    }
+
+    /** With these two, max_position_embeddings stays at what the model was first trained on, by the reference's convention. */
+    private static int stretched(int contextLength, RopeScaling scaling) {
+        double factor = switch (scaling) {
+            case RopeScaling.Linear linear -> linear.factor();
+            case RopeScaling.DynamicNtk dynamic -> dynamic.factor();
+            default -> 1;
+        };
+        return (int) Math.min(Math.max(Math.floor(contextLength * factor), contextLength), Integer.MAX_VALUE);
     }
 
     private int slidingWindow() throws CheckpointException {

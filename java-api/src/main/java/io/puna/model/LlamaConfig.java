@@ -18,7 +18,7 @@ import java.util.List;
  * @param keyValueHeads    key/value heads, a divisor of {@code heads}
  * @param headWidth        width of a head, even; need not be {@code width / heads}
  * @param feedForwardWidth width of the gate
- * @param contextLength    positions the model is made for
+ * @param contextLength    positions the model is made for, by way of RoPE scaling too
  * @param normEpsilon      added to the mean square in RMSNorm
  * @param ropeTheta        base of the rotary frequencies
  * @param ropeScaling      how the frequencies are stretched
