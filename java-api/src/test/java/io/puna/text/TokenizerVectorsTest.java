@@ -106,6 +106,21 @@ class TokenizerVectorsTest {
         }
     }
 
+    /** Models of the project's own, with the ids that sentencepiece gives; some have no byte pieces. */
+    @ParameterizedTest
+    @ValueSource(strings = {"f32", "q4_0", "tied", "version2"})
+    void smallGgufVocabulariesHaveSentencePiecesIds(String name) throws Exception {
+        Path folder = TestData.repository().resolve("java-api/src/test/resources/fixtures/gguf");
+        JsonNode texts = new ObjectMapper().readTree(folder.resolve(name + ".json").toFile()).path("texts");
+        assertThat(texts).isNotEmpty();
+        try (Tokenizer tokenizer = Tokenizer.open(folder.resolve(name + ".gguf"))) {
+            for (JsonNode text : texts) {
+                int[] expected = new ObjectMapper().convertValue(text.path("ids"), int[].class);
+                assertThat(tokenizer.encode(text.path("text").textValue(), false)).as(text.toString()).isEqualTo(expected);
+            }
+        }
+    }
+
     private static JsonNode golden() throws IOException {
         try (InputStream in = TokenizerVectorsTest.class.getResourceAsStream("/fixtures/tokens.json")) {
             return new ObjectMapper().readTree(in);
