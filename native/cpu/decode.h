@@ -126,15 +126,15 @@ PUNA_INLINE void decode_as(int32_t dtype, float *y, const void *w, int64_t n) {
 }
 
 /* Calls function(dtype, …) with dtype a constant, so that it is compiled once per type. */
-#define FOR_DTYPE(dtype, function, ...)                                                                                          \
-    switch (dtype) {                                                                                                             \
-    case PUNA_DTYPE_F32: function(PUNA_DTYPE_F32, __VA_ARGS__); break;                                                           \
-    case PUNA_DTYPE_F16: function(PUNA_DTYPE_F16, __VA_ARGS__); break;                                                           \
-    case PUNA_DTYPE_BF16: function(PUNA_DTYPE_BF16, __VA_ARGS__); break;                                                         \
-    case PUNA_DTYPE_Q8_0: function(PUNA_DTYPE_Q8_0, __VA_ARGS__); break;                                                         \
-    case PUNA_DTYPE_Q4_0: function(PUNA_DTYPE_Q4_0, __VA_ARGS__); break;                                                         \
-    case PUNA_DTYPE_Q4_K: function(PUNA_DTYPE_Q4_K, __VA_ARGS__); break;                                                         \
-    default: function(PUNA_DTYPE_Q6_K, __VA_ARGS__); break;                                                                      \
+#define FOR_DTYPE(dtype, function, ...)                                                                                       \
+    switch (dtype) {                                                                                                          \
+    case PUNA_DTYPE_F32: function(PUNA_DTYPE_F32, __VA_ARGS__); break;                                                        \
+    case PUNA_DTYPE_F16: function(PUNA_DTYPE_F16, __VA_ARGS__); break;                                                        \
+    case PUNA_DTYPE_BF16: function(PUNA_DTYPE_BF16, __VA_ARGS__); break;                                                      \
+    case PUNA_DTYPE_Q8_0: function(PUNA_DTYPE_Q8_0, __VA_ARGS__); break;                                                      \
+    case PUNA_DTYPE_Q4_0: function(PUNA_DTYPE_Q4_0, __VA_ARGS__); break;                                                      \
+    case PUNA_DTYPE_Q4_K: function(PUNA_DTYPE_Q4_K, __VA_ARGS__); break;                                                      \
+    default: function(PUNA_DTYPE_Q6_K, __VA_ARGS__); break;                                                                   \
     }
 
 static inline void decode_elements(float *y, const void *w, int32_t dtype, int64_t n) { FOR_DTYPE(dtype, decode_as, y, w, n) }

@@ -5,45 +5,72 @@
  * x[k] * w[k] over k = j, j + VEC_WIDTH, … with fused multiply-adds (the baseline of x86-64 rounds the product), and the lanes
  * are added by vec_hsum. So a row's bits depend on its own x and w alone.
  *
- * ONE ROW (decoding) is bound by reading w: the rows of w are taken GROUP at a time, one accumulator each, which hides the latency
- * of the multiply-add; block types are decoded in registers.
+ * FEW ROWS (a token of each sequence) are bound by reading w: its rows are taken several at a time, so that many accumulators
+ * hide the latency of the multiply-add, and decoded in registers. Rows of F32, F16 or BF16 are so cheap to decode again for
+ * every four rows of x that this serves whole batches.
  *
- * MANY ROWS (prompts, batches) are bound by arithmetic: PANEL rows of w are decoded DEPTH elements deep into the
- * thread's workspace, once for all rows of x in the share, and multiplied in register tiles of 12 accumulators that are kept
- * in the workspace between one depth and the next.
+ * MANY ROWS (prompts) are bound by arithmetic: PANEL rows of w are decoded DEPTH elements deep into the thread's workspace,
+ * once for all rows of x in the share, and multiplied in register tiles of 12 accumulators, which wait in the workspace
+ * between one depth and the next.
+ *
+ * WHAT WAS TRIED, one thread of a Zen 4 at 118 GFLOP/s (AVX2) and 20 GB/s, busy with other work, N = 5632, K = 2048:
+ *   1 row    F32 2.2 ms (21 GB/s), F16 1.2 ms (19), Q8_0 1.4 ms (8.8), Q4_0 and Q4_K 1.45 ms (4.5), Q6_K 1.9 ms (5)
+ *            8 rows of w at a time: as 6. Q4_0 unpacked by a loop over 16 bytes: 7.4 ms, GCC unrolls it into scalars
+ *   2 rows   through panels F16 3.1 ms, in registers 1.5 ms; Q8_0 3.4 and 1.8 ms
+ *   16 rows  through panels F16 6.4 ms, in registers 5.2 ms; Q4_K in panels 7.2 ms, with software prefetch 5.1 ms
+ *   128      F32 82 GFLOP/s, Q4_0 87, Q4_K 92 (70 to 78 % of the peak); DEPTH 256 to 768 alike, 1024 a tenth slower;
+ *            ROW_BLOCK 64 to 256 alike
+ *   AVX-512  many rows 50 GFLOP/s while GCC loaded x for every multiply-add, 80 with vec_keep; Q8_0 of 2 rows 1.4 ms
  */
 #include "decode.h"
 #include "kernels.h"
 
 enum {
-    ONE_ROW_GROUP = 6, /* rows of w read side by side for one row of x                                               */
-    PANEL = 12,      /* rows of w decoded together: a multiple of every tile's width                                */
-#ifndef PLAIN_DIRECT
-    PLAIN_DIRECT = 8, BLOCK_DIRECT = 3,
-#endif
-    DEPTH = 512,     /* elements of K decoded together: a whole number of the largest block                         */
-    ROW_BLOCK = 256  /* rows of x that meet a decoded panel                                                         */
+    ONE_ROW_GROUP = 6, /* rows of w read side by side for one row of x                                              */
+    PLAIN_DIRECT = 32, /* rows of x up to which w is decoded in registers: plain types,                             */
+    BLOCK_DIRECT = 3,  /* block types                                                                               */
+    PANEL = 12,        /* rows of w decoded together: a multiple of every tile's width                              */
+    DEPTH = 512,       /* elements of K decoded together: a whole number of the largest block                       */
+    ROW_BLOCK = 256    /* rows of x that meet a decoded panel                                                       */
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Few rows: decoded in registers
  * ------------------------------------------------------------------------------------------------------------------ */
 
+/*
+ * acc[r, n] += x[r] * w[n][k], lane by lane, for R rows of x and N of w. Of a tile's R + N vectors the fewer stay in registers:
+ * with 12 accumulators and one of the others they fill sixteen.
+ */
+PUNA_INLINE void multiply_step(int32_t dtype, const int R, const int N, vec acc[12], const float *x, int64_t x_stride,
+                               const void *const w[12], int64_t k) {
+    if (R < N) {
+        vec x_k[3];
+        for (int r = 0; r < R; r++) x_k[r] = vec_keep(vec_load(x + r * x_stride));
+        for (int n = 0; n < N; n++) {
+            vec w_k = vec_keep(plain_vec(dtype, w[n], k));
+            for (int r = 0; r < R; r++) acc[r * N + n] = vec_fma(x_k[r], w_k, acc[r * N + n]);
+        }
+    } else {
+        vec w_k[3];
+        for (int n = 0; n < N; n++) w_k[n] = vec_keep(plain_vec(dtype, w[n], k));
+        for (int r = 0; r < R; r++) {
+            vec x_k = vec_keep(vec_load(x + r * x_stride));
+            for (int n = 0; n < N; n++) acc[r * N + n] = vec_fma(x_k, w_k[n], acc[r * N + n]);
+        }
+    }
+}
+
 /* y[r, g] (= or +=) x[r] . w[g] for R rows of x and the first N <= G of G rows of w; the others repeat the last. */
 PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, int64_t y_stride, const char *w,
                              int64_t row_bytes, const float *x, int64_t x_stride, int64_t K, int64_t N, bool accumulate) {
-    const char *w_g[12];
+    const void *w_g[12];
     vec acc[12];
     for (int g = 0; g < G; g++) w_g[g] = w + puna_min(g, N - 1) * row_bytes;
     for (int i = 0; i < R * G; i++) acc[i] = vec_zero();
     if (is_plain(dtype)) {
         int64_t k = 0;
-        for (; k + VEC_WIDTH <= K; k += VEC_WIDTH) {
-            for (int g = 0; g < G; g++) {
-                vec w_k = plain_vec(dtype, w_g[g], k);
-                for (int r = 0; r < R; r++) acc[r * G + g] = vec_fma(vec_load(x + r * x_stride + k), w_k, acc[r * G + g]);
-            }
-        }
+        for (; k + VEC_WIDTH <= K; k += VEC_WIDTH) multiply_step(dtype, R, G, acc, x + k, x_stride, w_g, k);
         if (k < K) { /* tail of the summed dimension */
             for (int g = 0; g < G; g++) {
                 vec w_k = plain_vec_partial(dtype, w_g[g], k, K - k);
@@ -73,9 +100,9 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
 }
 
 /* R rows of x against N rows of w. */
-#define DIRECT_TILES(R, G)                                                                                                       \
-    for (int64_t g = 0; g < some_N; g += G)                                                                                      \
-        direct_tile(dtype, R, G, y + r * y_stride + n + g, y_stride, w + (n + g) * row_bytes, row_bytes, x + r * x_stride,       \
+#define DIRECT_TILES(R, G)                                                                                                    \
+    for (int64_t g = 0; g < some_N; g += G)                                                                                   \
+        direct_tile(dtype, R, G, y + r * y_stride + n + g, y_stride, w + (n + g) * row_bytes, row_bytes, x + r * x_stride,    \
                     x_stride, K, some_N - g, accumulate);
 
 /* A dozen rows of w at a time, which stay in the cache for all rows of x. */
@@ -122,15 +149,10 @@ PUNA_INLINE void tile(const int R, const int N, float *sums, const float *x, int
     for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++)
             acc[r * N + n] = first ? vec_zero() : vec_load(sums + (r * PANEL + n) * VEC_WIDTH);
+    const void *w[12];
+    for (int n = 0; n < N; n++) w[n] = panel + n * DEPTH;
     int64_t k = 0;
-    for (; k + VEC_WIDTH <= depth; k += VEC_WIDTH) {
-        vec w[12];
-        for (int n = 0; n < N; n++) w[n] = vec_load(panel + n * DEPTH + k);
-        for (int r = 0; r < R; r++) {
-            vec x_r = vec_load(x + r * x_stride + k);
-            for (int n = 0; n < N; n++) acc[r * N + n] = vec_fma(x_r, w[n], acc[r * N + n]);
-        }
-    }
+    for (; k + VEC_WIDTH <= depth; k += VEC_WIDTH) multiply_step(PUNA_DTYPE_F32, R, N, acc, x + k, x_stride, w, k);
     if (k < depth) { /* tail of the summed dimension */
         for (int r = 0; r < R; r++) {
             vec x_r = vec_load_partial(x + r * x_stride + k, depth - k);

@@ -9,6 +9,7 @@ static const struct {
     const puna_ops *ops;
 } variants[] = {
 #if defined(__x86_64__)
+    {PUNA_ISA_AVX512, &puna_cpu_avx512_ops},
     {PUNA_ISA_AVX2, &puna_cpu_avx2_ops},
 #endif
     {PUNA_ISA_BASELINE, &puna_cpu_baseline_ops},

@@ -58,7 +58,7 @@ struct puna_context {
 extern const puna_ops puna_reference_ops;
 extern const puna_ops puna_cpu_baseline_ops;
 #if defined(__x86_64__)
-extern const puna_ops puna_cpu_avx2_ops;
+extern const puna_ops puna_cpu_avx2_ops, puna_cpu_avx512_ops;
 #endif
 
 /* Sets this thread's last error from a printf format and returns status, so that a check reads: return puna_fail(…). */

@@ -17,6 +17,9 @@
 #elif defined(PUNA_VARIANT_AVX2)
 #define PUNA_VARIANT "avx2"
 #define PUNA_KERNEL(name) puna_cpu_avx2_##name
+#elif defined(PUNA_VARIANT_AVX512)
+#define PUNA_VARIANT "avx512"
+#define PUNA_KERNEL(name) puna_cpu_avx512_##name
 #else
 #error "compile this file through puna_kernels in CMakeLists.txt, which names its variant"
 #endif

@@ -10,9 +10,10 @@ enum { F32 = PUNA_DTYPE_F32, F16 };
 static float scale_of(int64_t HD) { return 1 / sqrtf((float)HD); }
 
 /*
- * Queries up to 4 and keys up to 1 make scores of standard deviation 4 / 3, summed over HD in lanes: errors below sqrt(HD) eps.
- * They are the relative errors of the weights, beside exp's 4 eps, its argument's (up to 8 eps) and the rescalings'. Adding S weights
- * of one sign errs by near sqrt(S) eps of their sum. Values are below 1, so all this is absolute. lse errs alike.
+ * Queries up to 4 and keys up to 1 make scores of standard deviation 4 / 3, summed over HD in lanes: errors below sqrt(HD)
+ * eps. They are the relative errors of the weights, beside exp's 4 eps, its argument's (up to 8 eps) and the rescalings'.
+ * Adding S weights of one sign errs by near sqrt(S) eps of their sum. Values are below 1, so all this is absolute. lse errs
+ * alike.
  */
 static double tolerance(int64_t HD, int64_t S) { return TEST_EPS * (24 + 4 * sqrt((double)HD) + sqrt((double)S)); }
 
@@ -26,8 +27,10 @@ static const int64_t attention_cases[][TEST_DIMENSIONS] = {
     HEADS(PROMPT, 2) HEADS(PROMPT, 6) HEADS(PROMPT, 20) HEADS(PROMPT, 64) HEADS(PROMPT, 80) HEADS(PROMPT, 96)
     HEADS(PROMPT, 128) HEADS(PROMPT, 256) HEADS(NEXT, 2) HEADS(NEXT, 10) HEADS(NEXT, 64) HEADS(NEXT, 80) HEADS(NEXT, 128)
     {1, 1, 1, 1, 1, 2, 0, 1, 0}, {1, 2, 2, 1, 1, 64, 1, 1, 0}, {3, 1, 1, 4, 2, 64, 5, 1, 0}, {1, 32, 32, 2, 1, 64, 32, 1, 0},
-    {1, 31, 64, 2, 1, 64, 33, 1, 0}, {1, 33, 65, 2, 2, 64, 31, 1, 0}, {2, 7, 90, 4, 1, 62, 0, 0, 0}, {1, 130, 130, 4, 2, 64, 40, 1, 0},
-    {1, 64, 300, 8, 2, 64, 0, 1, 0}, {5, 3, 200, 2, 2, 128, 100, 0, 0}, {1, 33, 33, 2, 1, 64, 0, 0, 1}, {1, 9, 70, 4, 1, 20, 0, 0, 1},
+    {1, 31, 64, 2, 1, 64, 33, 1, 0}, {1, 33, 65, 2, 2, 64, 31, 1, 0}, {2, 7, 90, 4, 1, 62, 0, 0, 0},
+    {1, 130, 130, 4, 2, 64, 40, 1, 0},
+    {1, 64, 300, 8, 2, 64, 0, 1, 0}, {5, 3, 200, 2, 2, 128, 100, 0, 0},
+    {1, 33, 33, 2, 1, 64, 0, 0, 1}, {1, 9, 70, 4, 1, 20, 0, 0, 1},
     {1, 40, 40, 2, 1, 64, 6, 0, 2},
 };
 
@@ -76,7 +79,8 @@ static double attention_flops(const int64_t *d) {
 }
 
 static const int64_t attention_benchmarks[][TEST_DIMENSIONS] = {
-    {1, 512, 512, 32, 8, 64}, {1, 512, 512, 32, 8, 128}, {1, 128, 2048, 32, 4, 64}, {1, 1, 2048, 32, 8, 128}, {1, 1, 2048, 32, 32, 64},
+    {1, 512, 512, 32, 8, 64}, {1, 512, 512, 32, 8, 128}, {1, 128, 2048, 32, 4, 64}, {1, 1, 2048, 32, 8, 128},
+    {1, 1, 2048, 32, 32, 64},
 };
 
 const test_op test_attention = {
@@ -90,8 +94,8 @@ const test_op test_attention = {
 enum { DTYPE, HEADS_CODE, WIDTH, WINDOW, SEQUENCE, SEQUENCES = 3, LAYERS = 2, LAYER = 1 };
 
 static const int64_t cached_cases[][TEST_DIMENSIONS] = {
-#define X(HD)                                                                                                                  \
-    {F32, 101, HD, 0, 1, 0, 1, 31, 1, 32}, {F16, 801, HD, 0, 5, 0, 1, 63, 0, 9}, {F32, 602, HD, 12, 1, 40, 33, 7, 2, 0},       \
+#define X(HD)                                                                                                               \
+    {F32, 101, HD, 0, 1, 0, 1, 31, 1, 32}, {F16, 801, HD, 0, 5, 0, 1, 63, 0, 9}, {F32, 602, HD, 12, 1, 40, 33, 7, 2, 0},    \
     {F16, 404, HD, 5, 20, 20, 1, 3, 64, 0}, {F16, 301, HD, 0, 1, 99, 1, 100, 1, 150},
     X(2) X(18) X(64) X(80) X(128) X(256)
 #undef X
