@@ -7,9 +7,9 @@
  *   s = (scale * q) . k     m' = max(m, s)     p = exp(s - m')     l = l * exp(m - m') + sum p     acc = acc * exp(m - m') + p v
  *
  * ORDER OF SUMMATION. A score sums over HD lane by lane and then by vec_hsum; p v is added key after key; a block of keys is
- * added up lane by lane. Blocks begin at multiples of KEYS counted from position 0, so a row's bits depend on its position and
- * the sequence alone, not on its tile, the prompt's pieces, or the type of call. Keys a row does not see are neither read nor
- * scored for it: register tiles cover the keys all their rows see, and each row does its own edge.
+ * added up lane by lane. Blocks begin at multiples of KEYS counted from position 0, so a row's bits depend on its position
+ * and the sequence alone, not on its tile, the prompt's pieces, or the type of call. Keys a row does not see are neither
+ * read nor scored for it: register tiles cover the keys all their rows see, and each row does its own edges.
  *
  * Keys and values in F16, or of a width that is no whole number of vectors, pass through the thread's workspace as padded F32.
  *

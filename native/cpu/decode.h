@@ -1,6 +1,6 @@
 /*
- * Decoding any element type to F32, bit for bit as blocks.h says: a block is unpacked to bytes and scales, then to vectors, which
- * a kernel multiplies at once or stores.
+ * Decoding any element type to F32, bit for bit as blocks.h says: a block is unpacked to bytes and scales, then to vectors,
+ * which a kernel multiplies at once or stores.
  */
 #ifndef PUNA_DECODE_H
 #define PUNA_DECODE_H
