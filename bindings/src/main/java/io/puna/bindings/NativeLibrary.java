@@ -27,6 +27,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Optional;
 import java.util.Set;
+import java.util.stream.Stream;
 
 /**
  * Loads libpuna into the class loader of this class, where {@link puna_h} looks its functions up. {@link #load} comes before the
@@ -34,8 +35,8 @@ import java.util.Set;
  *
  * <p>The library is the file that the system property {@value #LIBRARY_PROPERTY} names, and no other when it is set. Otherwise it
  * is the resource {@code native/<os>-<arch>/} beside this class, written once per content into the user's cache directory
- * ({@code $XDG_CACHE_HOME} or {@code ~/.cache}, {@code ~/Library/Caches} on macOS, {@code %LOCALAPPDATA%} on Windows) or, where that
- * cannot be written or executed, into {@code puna-<user>} in {@code java.io.tmpdir}. A file that is there already is used only
+ * ({@code $XDG_CACHE_HOME} or {@code ~/.cache}, {@code ~/Library/Caches} on macOS, {@code %LOCALAPPDATA%} on Windows) or, where
+ * that cannot be written or executed, into {@code puna-<user>} in {@code java.io.tmpdir}. A file that is there already is used only
  * if its bytes are the resource's own, and nothing of anybody else's is ever deleted.
  *
  * <p>Thread-safe; many processes may start at once.
@@ -70,7 +71,7 @@ public final class NativeLibrary {
         return Outcome.PATH;
     }
 
-    /** What became of the one attempt of this process. An initialiser that threw would leave later callers a NoClassDefFoundError. */
+    /** What became of this process's one attempt. An initialiser that threw would leave later callers a NoClassDefFoundError. */
     private static final class Outcome {
         static final Path PATH;
         static final NativeLibraryException FAILURE;
@@ -194,7 +195,7 @@ public final class NativeLibrary {
 
         NativeLibraryException failure(String fix, Throwable cause) {
             var message = new StringBuilder("libpuna could not be loaded on ").append(os).append('-').append(arch)
-                    .append(" (Java ").append(Runtime.version()).append(" in ").append(System.getProperty("java.home")).append(")");
+                    .append(" (Java ").append(Runtime.version()).append(" in ").append(System.getProperty("java.home")).append(')');
             for (var line : tried) {
                 message.append("\n  tried ").append(line);
             }
@@ -209,19 +210,22 @@ public final class NativeLibrary {
             if (words.contains("already loaded in another classloader")) {
                 return "put Puna on a class loader that everything that uses it shares: a library belongs to one";
             }
-            if (words.contains("ld-linux") || words.contains("ld-musl") || words.contains("libc.musl") || words.contains("libc.so.6")
-                    || words.contains("GLIBC") || words.contains("Error relocating")) {
-                return "the library was built for another C library (glibc or musl, or a newer one) than this machine has: " + BUILD_FIX;
+            if (mentions(words, "ld-linux", "ld-musl", "libc.musl", "libc.so.6", "GLIBC", "Error relocating")) {
+                return "the library was built for another C library (glibc or musl, or a newer one) than this machine has: "
+                        + BUILD_FIX;
             }
-            if (words.contains("ELF") || words.contains("file too short") || words.contains("mach-o") || words.contains("wrong architecture")
-                    || words.contains("invalid")) {
+            if (mentions(words, "ELF", "file too short", "mach-o", "wrong architecture", "invalid")) {
                 return "the file is damaged or for another platform: replace it, or " + BUILD_FIX;
             }
             if (e instanceof IOException || words.contains("failed to map segment")) {
-                return "make one of these directories writable and executable for this user, or start Java with -Djava.io.tmpdir=<directory>"
-                        + " or -D" + LIBRARY_PROPERTY + "=<path of the library>";
+                return "make one of these directories writable and executable for this user, or start Java with"
+                        + " -Djava.io.tmpdir=<directory> or -D" + LIBRARY_PROPERTY + "=<path of the library>";
             }
             return BUILD_FIX;
+        }
+
+        private static boolean mentions(String words, String... any) {
+            return Stream.of(any).anyMatch(words::contains);
         }
     }
 
@@ -243,15 +247,18 @@ public final class NativeLibrary {
     }
 
     private static List<Path> cacheDirectories() {
-        var home = Path.of(System.getProperty("user.home"));
-        Path cache = switch (os()) {
-            case "macos" -> home.resolve("Library").resolve("Caches");
-            case "windows" -> absolute(System.getenv("LOCALAPPDATA")).orElse(home.resolve("AppData").resolve("Local"));
-            default -> absolute(System.getenv("XDG_CACHE_HOME")).orElse(home.resolve(".cache"));
+        // A user whom the system does not know, as containers have them, has the home "?": no cache then.
+        var home = absolute(System.getProperty("user.home"));
+        Optional<Path> cache = switch (os()) {
+            case "macos" -> home.map(directory -> directory.resolve("Library").resolve("Caches"));
+            case "windows" -> absolute(System.getenv("LOCALAPPDATA"))
+                    .or(() -> home.map(directory -> directory.resolve("AppData").resolve("Local")));
+            default -> absolute(System.getenv("XDG_CACHE_HOME")).or(() -> home.map(directory -> directory.resolve(".cache")));
         };
         var temporary = Path.of(System.getProperty("java.io.tmpdir")).toAbsolutePath();
         var user = System.getProperty("user.name").replaceAll("[^A-Za-z0-9._-]", "_");
-        return List.of(cache.toAbsolutePath().resolve("puna"), temporary.resolve("puna-" + user));
+        return Stream.concat(cache.map(directory -> directory.resolve("puna")).stream(),
+                Stream.of(temporary.resolve("puna-" + user))).toList();
     }
 
     private static Optional<Path> absolute(String path) {
@@ -318,7 +325,8 @@ public final class NativeLibrary {
     }
 
     private static boolean holds(Path file, byte[] content) throws IOException {
-        return Files.isRegularFile(file) && Files.size(file) == content.length && Arrays.equals(Files.readAllBytes(file), content);
+        return Files.isRegularFile(file) && Files.size(file) == content.length
+                && Arrays.equals(Files.readAllBytes(file), content);
     }
 
     private static String sha256(byte[] content) {

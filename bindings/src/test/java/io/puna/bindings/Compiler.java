@@ -13,7 +13,8 @@ final class Compiler {
     /** Compiles and links source, C11, into output; the compiler's complaints are the failure's message. */
     static void compile(String source, Path output, String... options) throws IOException, InterruptedException {
         var file = Files.writeString(output.resolveSibling(output.getFileName() + ".c"), source);
-        var command = new ArrayList<>(List.of(System.getenv().getOrDefault("CC", "cc"), "-std=c11", "-o", output.toString(), file.toString()));
+        var compiler = System.getenv().getOrDefault("CC", "cc");
+        var command = new ArrayList<>(List.of(compiler, "-std=c11", "-o", output.toString(), file.toString()));
         command.addAll(List.of(options));
         run(command);
     }

@@ -34,7 +34,8 @@ class HeaderTest {
             manifest.load(in);
         }
         var sha256 = HexFormat.of().formatHex(MessageDigest.getInstance("SHA-256").digest(Files.readAllBytes(HEADER)));
-        assertThat(manifest.getProperty("header.sha256")).as("puna.h has changed: run bindings/jextract/regenerate").isEqualTo(sha256);
+        assertThat(manifest.getProperty("header.sha256")).as("puna.h has changed: run bindings/jextract/regenerate")
+                .isEqualTo(sha256);
         assertThat(manifest.getProperty("jextract.version")).isNotBlank();
         assertThat(manifest.getProperty("jextract.commit")).matches("[0-9a-f]{40}");
         assertThat(manifest.getProperty("libclang.version")).isNotBlank();
@@ -43,9 +44,10 @@ class HeaderTest {
     @Test
     void everyFunctionIsBoundAndInTheLibrary() throws Exception {
         NativeLibrary.load();
-        var names = Pattern.compile("^PUNA_API [^(;]*?\\b(puna_[a-z0-9_]+)\\(", Pattern.MULTILINE).matcher(Files.readString(HEADER))
-                .results().map(match -> match.group(1)).toList();
-        assertThat(names).hasSizeGreaterThan(20).doesNotHaveDuplicates().containsExactlyInAnyOrderElementsOf(included("function").toList());
+        var names = Pattern.compile("^PUNA_API [^(;]*?\\b(puna_[a-z0-9_]+)\\(", Pattern.MULTILINE)
+                .matcher(Files.readString(HEADER)).results().map(match -> match.group(1)).toList();
+        assertThat(names).hasSizeGreaterThan(20).doesNotHaveDuplicates()
+                .containsExactlyInAnyOrderElementsOf(included("function").toList());
         for (var name : names) {
             var address = (MemorySegment) puna_h.class.getMethod(name + "$address").invoke(null);
             assertThat(address.address()).as(name).isNotZero();

@@ -88,6 +88,15 @@ class NativeLibraryTest {
     }
 
     @Test
+    void writesNothingToTheWorkingDirectoryOfAUserWithoutAHome() throws Exception {
+        var builder = new ProcessBuilder(command(CLASSES, "-Duser.home=?")).redirectError(ProcessBuilder.Redirect.DISCARD);
+        builder.environment().put("XDG_CACHE_HOME", "relative");
+        builder.directory(Files.createDirectory(directory.resolve("work")).toFile());
+        assertThat(loaded(output(builder.start()))).startsWith(temporary);
+        assertThat(builder.directory()).isEmptyDirectory();
+    }
+
+    @Test
     void namesEveryDirectoryThatCannotBeUsed() throws Exception {
         Files.writeString(cache, "a file, where a directory cannot be made");
         var others = Files.createDirectory(temporary.resolve("puna-" + System.getProperty("user.name")));
@@ -129,7 +138,8 @@ class NativeLibraryTest {
         var library = directory.resolve("libfake.so");
         Compiler.compile("int puna_abi_version(void) { return 4711; }", library, "-shared", "-fPIC");
         assertThat(failure(probe("-Dpuna.library=" + library))).contains(
-                "tried " + library + ": loaded, but its ABI version is 4711 and this Java code was built for " + puna_h.PUNA_ABI_VERSION(),
+                "tried " + library + ": loaded, but its ABI version is 4711 and this Java code was built for "
+                        + puna_h.PUNA_ABI_VERSION(),
                 "fix: use a library and a puna-bindings jar of the same version");
     }
 
@@ -137,7 +147,8 @@ class NativeLibraryTest {
     void refusesAnotherLibrary() throws Exception {
         var library = directory.resolve("libother.so");
         Compiler.compile("int other(void) { return 1; }", library, "-shared", "-fPIC");
-        assertThat(failure(probe("-Dpuna.library=" + library))).contains("tried " + library + ": loaded, but it has no function puna_abi_version");
+        assertThat(failure(probe("-Dpuna.library=" + library)))
+                .contains("tried " + library + ": loaded, but it has no function puna_abi_version");
     }
 
     @Test
