@@ -25,6 +25,8 @@ public final class TokenStream implements Iterator<GeneratedToken> {
     private final GenerationOptions options;
     private final Sampler sampler;
     private final @Nullable StreamDecoder decoder;
+    /** Ids from here on have no text: embeddings may be padded beyond the tokenizer's vocabulary. */
+    private final int pieces;
     private final StopMatcher stops;
     private final List<Integer> context;
     private final List<Integer> tokens = new ArrayList<>();
@@ -43,7 +45,8 @@ public final class TokenStream implements Iterator<GeneratedToken> {
         this.prompt = prompt;
         this.options = options;
         this.sampler = new Sampler(options, session.vocabularySize(), prompt);
-        this.decoder = tokenizer.map(t -> t.streamDecoder(prompt)).orElse(null);
+        this.pieces = tokenizer.map(Tokenizer::vocabularySize).orElse(0);
+        this.decoder = tokenizer.map(t -> t.streamDecoder(Arrays.stream(prompt).filter(id -> id < pieces).toArray())).orElse(null);
         this.stops = new StopMatcher(options.stop());
         this.context = new ArrayList<>(prompt.length + Math.min(options.maxTokens(), 1024));
         Arrays.stream(prompt).forEach(context::add);
@@ -115,7 +118,7 @@ public final class TokenStream implements Iterator<GeneratedToken> {
             logprobs.add(logprob);
         }
         StringBuilder certain = new StringBuilder();
-        if (decoder != null) {
+        if (decoder != null && token < pieces) {
             certain.append(stops.accept(decoder.accept(token)));
         }
         if (stops.matched()) {
