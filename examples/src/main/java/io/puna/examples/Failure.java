@@ -19,6 +19,7 @@ record Failure(int exitCode, String sentence) {
 
     static Failure of(Throwable thrown) {
         return switch (thrown) {
+            case Console.OutputException e -> new Failure(ExitCode.UNEXPECTED, e.getMessage());
             case UncheckedIOException e -> of(e.getCause());
             case NoSuchFileException e -> new Failure(ExitCode.NO_INPUT, e.getFile() + ": no such file or directory");
             case AccessDeniedException e -> new Failure(ExitCode.NO_INPUT, e.getFile() + ": permission denied");

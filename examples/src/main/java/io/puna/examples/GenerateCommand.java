@@ -185,7 +185,7 @@ final class GenerateCommand implements Callable<Integer> {
             out.print(given);
         } else {
             out.print(tokenizer == null ? Arrays.stream(promptIds).mapToObj(id -> id + " ").collect(Collectors.joining())
-                    : tokenizer.decode(promptIds));
+                    : tokenizer.decode(Arrays.stream(promptIds).filter(id -> id < tokenizer.vocabularySize()).toArray()));
         }
         out.flush();
         each(stream, token -> {

@@ -168,7 +168,7 @@ final class InspectCommand implements Callable<Integer> {
         out.printf("%s%n%s, %,d parameters, %s%n", report.path, report.format, report.parameterCount, Text.bytes(report.bytes));
         if (report.config != null) {
             out.printf("%nconfiguration%n");
-            report.config.forEach((name, value) -> out.printf("  %-20s %s%n", name, value));
+            report.config.forEach((name, value) -> out.printf("  %-20s %s%n", name, Text.plain(value)));
         }
         if (report.memory != null) {
             Memory memory = report.memory;

@@ -53,7 +53,9 @@ public final class Puna {
                 .setExecutionExceptionHandler((e, command, parsed) -> puna.fail(err, e));
         try {
             int code = line.execute(args);
-            out.flush();
+            if (code == ExitCode.OK) {
+                out.flush(); // after a failure to write, it would fail again
+            }
             return code;
         } catch (Throwable e) { // errors too: memory and linkage
             return puna.fail(err, e);

@@ -30,6 +30,7 @@ import org.jspecify.annotations.Nullable;
  * steps in turn. A client that leaves a stream ends its generation. Listens on the loopback address alone.
  */
 public final class Service implements AutoCloseable {
+    private static final String PATH = "/generate";
     private static final int DEFAULT_PORT = 8080;
     private static final int MAX_BODY_BYTES = 1 << 20;
     /** Each request has a cache of its own: this bounds their memory. */
@@ -77,7 +78,7 @@ public final class Service implements AutoCloseable {
     Service(LlamaModel model, int port) throws IOException {
         this.model = model;
         server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), port), 0);
-        server.createContext("/generate", this::handle);
+        server.createContext(PATH, this::handle);
         server.setExecutor(threads);
         server.start();
     }
@@ -95,11 +96,16 @@ public final class Service implements AutoCloseable {
             service.close();
             model.close();
         }, "service-shutdown"));
-        System.err.println("listening on http:/" + service.address());
+        System.err.println("listening on http:/" + service.address() + PATH);
     }
 
     InetSocketAddress address() {
         return server.getAddress();
+    }
+
+    /** {@return the requests being served} */
+    int active() {
+        return MAX_REQUESTS - slots.availablePermits();
     }
 
     private void handle(HttpExchange exchange) throws IOException {

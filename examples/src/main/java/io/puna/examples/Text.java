@@ -1,6 +1,8 @@
 package io.puna.examples;
 
 import java.util.Locale;
+import java.util.Map;
+import java.util.stream.Collectors;
 
 /** How figures and pieces look to people. */
 final class Text {
@@ -18,6 +20,13 @@ final class Text {
             unit++;
         }
         return unit == 0 ? bytes + " B" : String.format(Locale.ROOT, "%.1f %s", value, UNITS[unit]);
+    }
+
+    /** {@return a value as one writes it down: the members of a map one after the other} */
+    static String plain(Object value) {
+        return value instanceof Map<?, ?> map
+                ? map.entrySet().stream().map(e -> e.getKey() + " " + e.getValue()).collect(Collectors.joining(", "))
+                : value.toString();
     }
 
     /** {@return text on one line, whatever control characters are in it} */
