@@ -44,9 +44,9 @@ public final class Service implements AutoCloseable {
 
     /** What a client sends: a text or tokens, and any of the options. */
     record Request(@Nullable String prompt, int @Nullable [] promptIds, @Nullable Integer maxTokens, @Nullable Double temperature,
-            @Nullable Double topP, @Nullable Long seed, @Nullable List<String> stop, boolean stream) {
+            @Nullable Double topP, @Nullable Long seed, @Nullable List<String> stop, boolean ignoreEos, boolean stream) {
         GenerationOptions options() {
-            GenerationOptions.Builder options = GenerationOptions.builder();
+            GenerationOptions.Builder options = GenerationOptions.builder().ignoreEos(ignoreEos);
             if (maxTokens != null) {
                 options.maxTokens(maxTokens);
             }

@@ -115,6 +115,10 @@ class GenerateCommandTest {
         JsonNode ended = Run.puna("generate", "--model", GGUF, "--logit-bias", eos + "=1000", "--json", PROMPT).json();
         assertThat(ended.get("finish_reason").asText()).isEqualTo("eos");
         assertThat(Samples.ints(ended.get("tokens"))).containsExactly(eos);
+        JsonNode ignored = Run.puna("generate", "--model", GGUF, "--logit-bias", eos + "=1000", "--ignore-eos", "--max-tokens", 3, "--json",
+                PROMPT).json();
+        assertThat(ignored.get("finish_reason").asText()).isEqualTo("length");
+        assertThat(Samples.ints(ignored.get("tokens"))).containsExactly(eos, eos, eos);
 
         JsonNode first = Run.puna("generate", "--model", GGUF, "--max-tokens", 1, "--json", PROMPT).json().get("tokens").get(0);
         JsonNode other = Run.puna("generate", "--model", GGUF, "--max-tokens", 1, "--json", "--logit-bias", first + "=-Infinity", PROMPT)

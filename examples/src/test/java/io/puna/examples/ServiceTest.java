@@ -31,7 +31,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 @Timeout(120)
 class ServiceTest {
     /** Longer than any test waits. */
-    private static final String ENDLESS = "{\"prompt_ids\":[1],\"max_tokens\":100000000,\"temperature\":2,\"stream\":true}";
+    private static final String ENDLESS = "{\"prompt_ids\":[1],\"max_tokens\":100000000,\"ignore_eos\":true,\"stream\":true}";
 
     private final HttpClient client = HttpClient.newHttpClient();
     private LlamaModel model;
@@ -155,6 +155,18 @@ class ServiceTest {
             // Also an end.
         }
         assertThat(model.generate("a", GenerationOptions.builder().maxTokens(1).build()).tokens()).as("the model still works").hasSize(1);
+    }
+
+    /** Nothing is written before the end of an answer that does not stream, so no failing write can end it. */
+    @Test
+    void closingEndsAnAnswerThatWouldNotEnd() {
+        client.sendAsync(request(ENDLESS.replace(",\"stream\":true", "")), BodyHandlers.ofString());
+        while (service.active() == 0) {
+            Thread.onSpinWait();
+        }
+        service.close();
+
+        assertThat(service.active()).isZero();
     }
 
     @Test
