@@ -223,6 +223,7 @@ final class GenerateCommand implements Callable<Integer> {
         spec.commandLine().getErr().printf(Locale.ROOT,
                 "%d prompt tokens in %.0f ms (%.0f/s), %d tokens in %.0f ms (%.1f/s), loaded in %.0f ms, %s%n",
                 result.promptTokens().size(), result.prefill().toNanos() / 1e6, result.prefillTokensPerSecond(),
-                result.tokens().size(), result.decode().toNanos() / 1e6, result.decodeTokensPerSecond(), loadMillis, model.backend());
+                result.tokens().size(), result.decode().toNanos() / 1e6, result.decodeTokensPerSecond(), loadMillis,
+                model.backend());
     }
 }

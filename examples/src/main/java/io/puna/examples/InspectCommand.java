@@ -58,7 +58,8 @@ final class InspectCommand implements Callable<Integer> {
 
     /** What --json prints. Numbers of bytes throughout. */
     record Report(String path, String format, @Nullable Map<String, Object> config, long parameterCount, long bytes,
-            Map<DType, DTypeTotal> dtypes, @Nullable Memory memory, @Nullable TokenizerReport tokenizer, List<TensorReport> tensors) {
+            Map<DType, DTypeTotal> dtypes, @Nullable Memory memory, @Nullable TokenizerReport tokenizer,
+            List<TensorReport> tensors) {
     }
 
     /** All tensors of one type. */
@@ -200,6 +201,7 @@ final class InspectCommand implements Callable<Integer> {
     }
 
     private static void print(PrintWriter out, String name, Cache cache) {
-        out.printf("  %-20s %s a token, %s for the whole context%n", name, Text.bytes(cache.perToken), Text.bytes(cache.fullContext));
+        out.printf("  %-20s %s a token, %s for the whole context%n", name, Text.bytes(cache.perToken),
+                Text.bytes(cache.fullContext));
     }
 }

@@ -15,8 +15,8 @@ class BenchCommandTest {
 
     @Test
     void jsonHasTheDocumentedNames() {
-        JsonNode json = Run.puna("bench", "--model", MODEL, "--prompt-tokens", 16, "--generate-tokens", 4, "--threads", 1, "--repeat", 3,
-                "--json").json();
+        JsonNode json = Run.puna("bench", "--model", MODEL, "--prompt-tokens", 16, "--generate-tokens", 4, "--threads", 1,
+                "--repeat", 3, "--json").json();
 
         assertThat(json.fieldNames()).toIterable().contains("load_ms", "prefill", "decode", "backend");
         assertThat(json.get("backend").asText()).contains("1 thread");
@@ -57,10 +57,12 @@ class BenchCommandTest {
             Files.copy(Path.of(MODEL, file), folder.resolve(file));
         }
         Files.writeString(folder.resolve("tokenizer.json"), """
-                {"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "ByteLevel"},
+                {"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+                 "decoder": {"type": "ByteLevel"},
                  "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}}""");
 
-        assertThat(Run.puna("bench", "--model", folder, "--prompt-tokens", 50, "--generate-tokens", 20, "--repeat", 1).code()).isZero();
+        assertThat(Run.puna("bench", "--model", folder, "--prompt-tokens", 50, "--generate-tokens", 20, "--repeat", 1).code())
+                .isZero();
         Run run = Run.puna("generate", "--model", folder, "--prompt-ids", "2,100,0", "--logit-bias", "1=1000", "--max-tokens", 2);
         assertThat(run.out().strip()).isEqualTo("ababb");
     }
