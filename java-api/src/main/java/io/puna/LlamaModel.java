@@ -128,7 +128,13 @@ public final class LlamaModel implements AutoCloseable {
                 "tokenizer: expected one beside or inside " + checkpoint.path() + ", got none"));
     }
 
-    private Optional<Tokenizer> findTokenizer() {
+    /**
+     * {@return the tokenizer that came with the weights, or empty when they came without}
+     *
+     * @throws UncheckedIOException  if it cannot be read; the cause says why
+     * @throws IllegalStateException if the model is closed
+     */
+    public Optional<Tokenizer> findTokenizer() {
         synchronized (tokenizerLock) {
             if (closed) {
                 throw new IllegalStateException("model is closed");

@@ -2,7 +2,6 @@ package io.puna.examples;
 
 import io.puna.LlamaModel;
 import io.puna.generate.FinishReason;
-import io.puna.generate.GeneratedToken;
 import io.puna.generate.GenerationOptions;
 import io.puna.generate.GenerationResult;
 import io.puna.generate.Session;
@@ -17,10 +16,8 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
-import java.util.NoSuchElementException;
 import java.util.Objects;
 import java.util.concurrent.Callable;
-import java.util.function.Consumer;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
@@ -134,9 +131,9 @@ final class GenerateCommand implements Callable<Integer> {
             double loadMillis = Json.millis(System.nanoTime() - start);
             PrintWriter out = spec.commandLine().getOut();
             if (json) {
-                each(stream, token -> { });
+                stream.forEachRemaining(token -> { });
             } else {
-                print(out, stream, given, tokenizer(model));
+                print(out, stream, given, model.findTokenizer().orElse(null));
             }
             GenerationResult result = stream.result();
             if (result.finishReason() == FinishReason.CANCELLED) {
@@ -170,15 +167,6 @@ final class GenerateCommand implements Callable<Integer> {
                 .promptListener(progress).build();
     }
 
-    /** {@return the model's tokenizer, null when it has none: then ids are all there is to show} */
-    private static @Nullable Tokenizer tokenizer(LlamaModel model) {
-        try {
-            return model.tokenizer();
-        } catch (IllegalStateException none) {
-            return null;
-        }
-    }
-
     /** Prints the prompt, then each token's text as soon as it is there. */
     private void print(PrintWriter out, TokenStream stream, @Nullable String given, @Nullable Tokenizer tokenizer) {
         if (given != null) {
@@ -188,22 +176,12 @@ final class GenerateCommand implements Callable<Integer> {
                     : tokenizer.decode(Arrays.stream(promptIds).filter(id -> id < tokenizer.vocabularySize()).toArray()));
         }
         out.flush();
-        each(stream, token -> {
+        stream.forEachRemaining(token -> {
             out.print(tokenizer == null ? token.id() + " " : token.text());
             out.flush();
         });
         out.println();
         out.flush();
-    }
-
-    private static void each(TokenStream stream, Consumer<GeneratedToken> action) {
-        try {
-            while (stream.hasNext()) {
-                action.accept(stream.next());
-            }
-        } catch (NoSuchElementException cancelled) {
-            // While the prompt was computed: the result says so.
-        }
     }
 
     private Report report(GenerationResult result, double loadMillis) {

@@ -17,7 +17,6 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Locale;
-import java.util.NoSuchElementException;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Semaphore;
@@ -169,23 +168,15 @@ public final class Service implements AutoCloseable {
         exchange.sendResponseHeaders(200, 0);
         OutputStream out = exchange.getResponseBody();
         while (tokens.hasNext()) {
-            try {
-                out.write(tokens.next().text().getBytes(StandardCharsets.UTF_8));
-            } catch (NoSuchElementException cancelled) {
-                break; // told to end while the prompt was computed
-            }
+            out.write(tokens.next().text().getBytes(StandardCharsets.UTF_8));
             out.flush();
         }
         out.close();
     }
 
     private static Answer drain(TokenStream tokens) {
-        try {
-            while (tokens.hasNext()) {
-                tokens.next();
-            }
-        } catch (NoSuchElementException cancelled) {
-            // Told to end while the prompt was computed: the result says so.
+        while (tokens.hasNext()) {
+            tokens.next();
         }
         GenerationResult result = tokens.result();
         return new Answer(result.promptTokens().size(), result.tokens(), result.text(),

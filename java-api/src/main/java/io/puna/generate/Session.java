@@ -113,7 +113,7 @@ public final class Session implements AutoCloseable {
     /**
      * {@return the continuation of a text, token by token as it is computed}
      *
-     * <p>The prompt is checked now and computed when the first token is asked for. A session has one stream at a time: the next
+     * <p>The prompt is checked now and computed when the stream is first asked. A session has one stream at a time: the next
      * generation ends the one before.
      *
      * @throws ContextLengthException   if the prompt has more tokens than the context holds

@@ -13,7 +13,7 @@ import java.util.Optional;
 import org.jspecify.annotations.Nullable;
 
 /**
- * A generation in progress: each {@link #next()} computes one token.
+ * A generation in progress: the first {@link #hasNext()} computes the prompt, each {@link #next()} one token.
  *
  * <p>For one thread at a time; {@link #cancel()} may come from any. Interrupting the generating thread cancels too. Leaving a stream
  * before its end costs nothing: the session stays usable.
@@ -34,6 +34,7 @@ public final class TokenStream implements Iterator<GeneratedToken> {
     private final StringBuilder text = new StringBuilder();
     private volatile boolean cancelled;
     private @Nullable FinishReason finishReason;
+    private boolean prompted;
     private boolean flushed;
     private int cachedTokens;
     private long prefillNanos;
@@ -52,19 +53,55 @@ public final class TokenStream implements Iterator<GeneratedToken> {
         Arrays.stream(prompt).forEach(context::add);
     }
 
-    /** {@return whether another token can be asked for} */
+    /**
+     * {@return whether another token can be asked for}
+     *
+     * <p>The first call computes the prompt, so that one which is cancelled meanwhile ends here and a token promised is a token given.
+     *
+     * @throws IllegalStateException if the session or the model is closed, the session is in use by another thread, or a later
+     *                               generation has begun on it
+     */
     @Override
     public boolean hasNext() {
-        if (finishReason == null && (cancelled || Thread.currentThread().isInterrupted())) {
+        if (finishReason == null && isCancelled()) {
             finishReason = FinishReason.CANCELLED;
+        }
+        if (finishReason == null && !prompted) {
+            computePrompt();
         }
         return finishReason == null;
     }
 
+    private void computePrompt() {
+        session.enter(generation);
+        try {
+            long start = System.nanoTime();
+            int held = session.prefill(prompt, this::computed);
+            prefillNanos = System.nanoTime() - start;
+            if (held < 0) {
+                finishReason = FinishReason.CANCELLED;
+            } else {
+                cachedTokens = held;
+                prompted = true;
+            }
+        } finally {
+            session.leave();
+        }
+    }
+
+    private boolean computed(int done, int total) {
+        if (options.promptListener() != null) {
+            options.promptListener().progress(done, total);
+        }
+        return !isCancelled();
+    }
+
+    private boolean isCancelled() {
+        return cancelled || Thread.currentThread().isInterrupted();
+    }
+
     /**
      * {@return the next token, computed now}
-     *
-     * <p>When a prompt is cancelled while it is computed there is no token to give: the stream is at its end and this throws.
      *
      * @throws NoSuchElementException if the generation has ended
      * @throws IllegalStateException  if the session or the model is closed, the session is in use by another thread, or a later
@@ -72,19 +109,14 @@ public final class TokenStream implements Iterator<GeneratedToken> {
      */
     @Override
     public GeneratedToken next() {
-        if (!hasNext()) {
+        // A token that hasNext has promised is given even if the generation was cancelled since.
+        if (finishReason != null || !prompted && !hasNext()) {
             throw new NoSuchElementException("the generation has ended: " + finishReason);
         }
         session.enter(generation);
         try {
             long start = System.nanoTime();
-            if (tokens.isEmpty()) {
-                cachedTokens = session.prefill(prompt, this::prefilled);
-                if (cachedTokens < 0) {
-                    finishReason = FinishReason.CANCELLED;
-                    throw new NoSuchElementException("the generation has ended: " + finishReason);
-                }
-            } else {
+            if (!tokens.isEmpty()) {
                 session.advance(tokens.getLast());
             }
             int token = Sampler.isArgMax(options)
@@ -93,7 +125,7 @@ public final class TokenStream implements Iterator<GeneratedToken> {
             TokenLogprob logprob = options.logprobs() < 0 ? null : session.logprob(token, options.logprobs());
             long nanos = System.nanoTime() - start;
             if (tokens.isEmpty()) {
-                prefillNanos = nanos;
+                prefillNanos += nanos;
             } else {
                 decodeNanos += nanos;
             }
@@ -101,13 +133,6 @@ public final class TokenStream implements Iterator<GeneratedToken> {
         } finally {
             session.leave();
         }
-    }
-
-    private boolean prefilled(int done, int total) {
-        if (options.promptListener() != null) {
-            options.promptListener().progress(done, total);
-        }
-        return !cancelled && !Thread.currentThread().isInterrupted();
     }
 
     private GeneratedToken accept(int token, @Nullable TokenLogprob logprob) {
@@ -162,16 +187,12 @@ public final class TokenStream implements Iterator<GeneratedToken> {
         }
         text.append(flush());
         return new GenerationResult(Arrays.stream(prompt).boxed().toList(), tokens, text.toString(), finishReason, logprobs,
-                Math.max(cachedTokens, 0), Duration.ofNanos(prefillNanos), Duration.ofNanos(decodeNanos));
+                cachedTokens, Duration.ofNanos(prefillNanos), Duration.ofNanos(decodeNanos));
     }
 
     GenerationResult drain() {
         while (hasNext()) {
-            try {
-                next();
-            } catch (NoSuchElementException e) {
-                break; // cancelled while the prompt was computed
-            }
+            next();
         }
         return result();
     }

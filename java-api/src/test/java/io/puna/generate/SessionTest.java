@@ -259,6 +259,17 @@ class SessionTest {
     }
 
     @Test
+    void aTokenThatWasPromisedIsGivenThoughCancelledSince() {
+        try (Session session = model.newSession()) {
+            TokenStream stream = session.stream(prompt(10, 24), options(8).build());
+            assertThat(stream.hasNext()).isTrue();
+            stream.cancel();
+            stream.next();
+            assertThat(stream.hasNext()).isFalse();
+        }
+    }
+
+    @Test
     void interruptingTheThreadCancels() {
         try (Session session = model.newSession()) {
             Thread.currentThread().interrupt();
@@ -282,6 +293,7 @@ class SessionTest {
                     stream.get().cancel();
                 }
             }).build()));
+            assertThat(stream.get().hasNext()).isFalse();
             assertThatThrownBy(() -> stream.get().next()).isInstanceOf(NoSuchElementException.class);
             assertThat(seen).containsExactly(4, 8, 12);
             assertThat(stream.get().result().finishReason()).isEqualTo(FinishReason.CANCELLED);
