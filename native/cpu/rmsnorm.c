@@ -83,3 +83,99 @@ puna_status PUNA_KERNEL(rmsnorm_forward)(puna_context *context, float *y, float 
     puna_parallel(context, puna_ceil_div(rows, j.share_rows), normalise_share, &j);
     return PUNA_STATUS_OK;
 }
+
+/* ------------------------------------------------- backward ----------------------------------------------------------- */
+
+enum {
+    COLUMNS = 64, /* of a share of dg                                                                               */
+    STRETCH = 64  /* rows summed before they meet the total                                                         */
+};
+
+typedef struct backward {
+    float *dx, *dg;
+    const float *x, *rstd, *dy;
+    const void *g;
+    int32_t g_dtype, accumulate;
+    int64_t rows, C, share_rows;
+} backward;
+
+/* dg[c] for n columns from c0 on: dg + (the stretches' sums, one after another), each the sum of its rows in order. */
+static void gain_share(void *arguments, int64_t share, int32_t thread) {
+    (void)thread;
+    const backward *j = arguments;
+    int64_t c0 = share * COLUMNS, n = puna_min(COLUMNS, j->C - c0), C = j->C;
+    float total[COLUMNS] = {0};
+    for (int64_t r0 = 0; r0 < j->rows; r0 += STRETCH) {
+        float sum[COLUMNS] = {0};
+        for (int64_t r = r0; r < puna_min(r0 + STRETCH, j->rows); r++) {
+            const float *x = j->x + r * C + c0, *dy = j->dy + r * C + c0;
+            vec rstd = vec_set1(j->rstd[r]);
+            int64_t c = 0;
+            for (; c + VEC_WIDTH <= n; c += VEC_WIDTH)
+                vec_store(sum + c, vec_fma(vec_load(dy + c), vec_mul(vec_load(x + c), rstd), vec_load(sum + c)));
+            if (c < n) {
+                vec scaled = vec_mul(vec_load_partial(x + c, n - c), rstd);
+                vec_store(sum + c, vec_fma(vec_load_partial(dy + c, n - c), scaled, vec_load(sum + c)));
+            }
+        }
+        for (int64_t c = 0; c < COLUMNS; c++) total[c] += sum[c];
+    }
+    for (int64_t c = 0; c < n; c++) j->dg[c0 + c] += total[c];
+}
+
+/* Sum over c of dy * g * x, in sum_of_squares' order with two accumulators. */
+PUNA_INLINE float dot_row(const float *dy, const void *g, int32_t g_dtype, const float *x, int64_t C) {
+    vec s0 = vec_zero(), s1 = s0;
+    int64_t c = 0;
+    for (; c + 2 * VEC_WIDTH <= C; c += 2 * VEC_WIDTH) {
+        s0 = vec_fma(vec_mul(vec_load(dy + c), load_gain(g, g_dtype, c)), vec_load(x + c), s0);
+        s1 = vec_fma(vec_mul(vec_load(dy + c + VEC_WIDTH), load_gain(g, g_dtype, c + VEC_WIDTH)), vec_load(x + c + VEC_WIDTH),
+                     s1);
+    }
+    for (; c < C; c += VEC_WIDTH) {
+        int64_t n = puna_min(VEC_WIDTH, C - c);
+        vec scaled = vec_mul(vec_load_partial(dy + c, n), load_gain_partial(g, g_dtype, c, n));
+        s0 = vec_fma(scaled, vec_load_partial(x + c, n), s0);
+    }
+    return vec_hsum(vec_add(s0, s1));
+}
+
+PUNA_INLINE void gradient_row(const backward *j, int64_t r, int32_t g_dtype) {
+    const float *x = j->x + r * j->C, *dy = j->dy + r * j->C;
+    float *dx = j->dx + r * j->C, rstd = j->rstd[r];
+    vec scale = vec_set1(rstd), pull = vec_set1(-(dot_row(dy, j->g, g_dtype, x, j->C) / (float)j->C * rstd * rstd));
+    for (int64_t c = 0; c < j->C; c += VEC_WIDTH) {
+        int64_t n = puna_min(VEC_WIDTH, j->C - c);
+        if (n == VEC_WIDTH) {
+            vec scaled = vec_mul(vec_load(dy + c), load_gain(j->g, g_dtype, c));
+            vec gradient = vec_mul(scale, vec_fma(vec_load(x + c), pull, scaled));
+            vec_store(dx + c, j->accumulate ? vec_add(vec_load(dx + c), gradient) : gradient);
+        } else {
+            vec scaled = vec_mul(vec_load_partial(dy + c, n), load_gain_partial(j->g, g_dtype, c, n));
+            vec gradient = vec_mul(scale, vec_fma(vec_load_partial(x + c, n), pull, scaled));
+            vec_store_partial(dx + c, j->accumulate ? vec_add(vec_load_partial(dx + c, n), gradient) : gradient, n);
+        }
+    }
+}
+
+static void gradient_share(void *arguments, int64_t share, int32_t thread) {
+    (void)thread;
+    const backward *j = arguments;
+    int64_t end = puna_min((share + 1) * j->share_rows, j->rows);
+    for (int64_t r = share * j->share_rows; r < end; r++) {
+        switch (j->g_dtype) { /* a constant each, so that the loop has no branch */
+        case PUNA_DTYPE_F32: gradient_row(j, r, PUNA_DTYPE_F32); break;
+        case PUNA_DTYPE_F16: gradient_row(j, r, PUNA_DTYPE_F16); break;
+        default: gradient_row(j, r, PUNA_DTYPE_BF16); break;
+        }
+    }
+}
+
+puna_status PUNA_KERNEL(rmsnorm_backward)(puna_context *context, float *dx, float *dg, const float *x, const void *g,
+                                          int32_t g_dtype, const float *rstd, const float *dy, int64_t rows, int64_t C,
+                                          int32_t accumulate) {
+    backward j = {dx, dg, x, rstd, dy, g, g_dtype, accumulate, rows, C, rows_per_share(3 * C * (int64_t)sizeof(float))};
+    if (dg != NULL) puna_parallel(context, puna_ceil_div(C, COLUMNS), gain_share, &j); /* first: dx may be dy */
+    puna_parallel(context, puna_ceil_div(rows, j.share_rows), gradient_share, &j);
+    return PUNA_STATUS_OK;
+}

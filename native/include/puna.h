@@ -170,6 +170,16 @@ PUNA_API puna_status puna_embedding_forward(puna_context *context, float *y, con
                                             const int32_t *ids, int64_t rows, int64_t V, int64_t C);
 
 /*
+ * Its backward pass: dtable[ids[r], :] += dy[r, :], one row after another in the order of r, so that an id that repeats has
+ * one order too.
+ *   dtable  (V, C) F32, +=
+ *   ids     (rows) int32, each 0 <= id < V, else PUNA_STATUS_INVALID_ARGUMENT
+ *   dy      (rows, C) F32
+ */
+PUNA_API puna_status puna_embedding_backward(puna_context *context, float *dtable, const int32_t *ids, const float *dy,
+                                             int64_t rows, int64_t V, int64_t C);
+
+/*
  * Root-mean-square normalisation (Zhang and Sennrich 2019, as LLaMA uses it):
  *   rstd[r] = 1 / sqrt(mean over c of x[r, c]^2 + eps)        y[r, c] = x[r, c] * rstd[r] * g[c]
  *   y      (rows, C) F32, =; may alias x
@@ -179,6 +189,21 @@ PUNA_API puna_status puna_embedding_forward(puna_context *context, float *y, con
  */
 PUNA_API puna_status puna_rmsnorm_forward(puna_context *context, float *y, float *rstd, const float *x, const void *g,
                                           int32_t g_dtype, int64_t rows, int64_t C, float eps);
+
+/*
+ * Its backward pass. With a[r] = mean over c of dy[r, c] * g[c] * x[r, c]:
+ *   dx[r, c] (= or +=) rstd[r] * (dy[r, c] * g[c] - x[r, c] * rstd[r]^2 * a[r])
+ *   dg[c] += sum over r of dy[r, c] * (x[r, c] * rstd[r])
+ *   dx     (rows, C) F32; may alias dy when accumulate is 0
+ *   dg     (C) F32, +=; null when it is not wanted. Its sums take the rows in order, 64 at a time, and then those sums.
+ *   x, g   as in the forward pass
+ *   rstd   (rows) F32 from the forward pass
+ *   dy     (rows, C) F32
+ *   accumulate  0: dx =, 1: dx +=, the gradient of a residual stream
+ */
+PUNA_API puna_status puna_rmsnorm_backward(puna_context *context, float *dx, float *dg, const float *x, const void *g,
+                                           int32_t g_dtype, const float *rstd, const float *dy, int64_t rows, int64_t C,
+                                           int32_t accumulate);
 
 /*
  * Adds: y[i] += x[i].
@@ -194,6 +219,18 @@ PUNA_API puna_status puna_add_forward(puna_context *context, float *y, const flo
  */
 PUNA_API puna_status puna_swiglu_forward(puna_context *context, float *y, int64_t y_stride, const float *gate,
                                          const float *up, int64_t x_stride, int64_t rows, int64_t FF);
+
+/*
+ * Its backward pass, s = 1 / (1 + exp(-gate)):
+ *   dgate = dy * up * s * (1 + gate * (1 - s))        dup = dy * silu(gate)
+ *   dgate, dup  (rows, FF) F32, row stride dx_stride both, =; where the strides are equal dgate may alias gate or dy, and dup
+ *               may alias up or dy
+ *   gate, up    (rows, FF) F32, row stride x_stride both
+ *   dy          (rows, FF) F32, row stride dy_stride
+ */
+PUNA_API puna_status puna_swiglu_backward(puna_context *context, float *dgate, float *dup, int64_t dx_stride,
+                                          const float *gate, const float *up, int64_t x_stride, const float *dy,
+                                          int64_t dy_stride, int64_t rows, int64_t FF);
 
 /*
  * Logarithm of softmax, in nats: y[r, v] = x[r, v] - max - log(sum over j of exp(x[r, j] - max)).
@@ -242,6 +279,14 @@ PUNA_API puna_status puna_rope_table(puna_context *context, float *table, const 
  */
 PUNA_API puna_status puna_rope_forward(puna_context *context, float *x, int64_t x_stride, const float *table,
                                        int32_t layout, int64_t rows, int64_t heads, int64_t HD);
+
+/*
+ * Its backward pass, in place: the rotation by the negative angle, for each pair  a' = a*c + b*s,  b' = b*c - a*s.
+ *   dx  (rows, heads, HD) F32, row stride dx_stride, overwritten: the gradient of the rotated heads becomes that of the heads
+ * table and layout as in the forward pass.
+ */
+PUNA_API puna_status puna_rope_backward(puna_context *context, float *dx, int64_t dx_stride, const float *table,
+                                        int32_t layout, int64_t rows, int64_t heads, int64_t HD);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Matrix product
@@ -334,6 +379,48 @@ PUNA_API puna_status puna_attention_cached_forward(puna_context *context, float 
                                                    int64_t q_stride, const puna_kv_sequence *sequences, int32_t count,
                                                    int32_t cache_dtype, int64_t layer, int64_t NH, int64_t NKV, int64_t HD,
                                                    int64_t window, float scale, void *workspace, int64_t workspace_bytes);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Loss and optimiser
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/*
+ * Softmax cross-entropy of rows of logits and its gradient in one pass. A row depends on itself alone, so a caller may walk
+ * his rows in chunks and never hold all their logits. With p = softmax(logits[r]) and t = targets[r]:
+ *   losses[r] = -log p[t], in nats        dlogits[r, v] = scale * (p[v] - (1 if v = t else 0))
+ * A row whose target is ignored has the loss 0 and the gradient 0 throughout, whatever its logits.
+ *   losses   (rows) F32, =
+ *   dlogits  (rows, V) F32, =; may alias logits; null when only the losses are wanted
+ *   logits   (rows, V) F32, V < 2^31
+ *   targets  (rows) int32, each 0 <= target < V or equal to ignored, else PUNA_STATUS_INVALID_ARGUMENT
+ *   scale    of the gradient, finite: 1 / (targets that count) for the gradient of their mean loss
+ */
+PUNA_API puna_status puna_cross_entropy_forward_backward(puna_context *context, float *losses, float *dlogits,
+                                                         const float *logits, const int32_t *targets, int32_t ignored,
+                                                         float scale, int64_t rows, int64_t V);
+
+/*
+ * The sum of the squares of n numbers in F64, the square of a gradient's norm: *result = sum over i of x[i]^2.
+ * Order: 256 parts of ceil(n / 256) elements, in each of which lane i mod 8 sums its own and the lanes are added from the
+ * first; then the parts from the first. Every product and sum is in F64, so nothing overflows before the result does.
+ *   result  (1) F64, =
+ *   x       (n) F32
+ */
+PUNA_API puna_status puna_squared_norm(puna_context *context, double *result, const float *x, int64_t n);
+
+/*
+ * One step of AdamW (Loshchilov and Hutter 2019) on n parameters. With h = gradient_scale * g and t = step:
+ *   m = beta1 * m + (1 - beta1) * h        v = beta2 * v + (1 - beta2) * h^2
+ *   w = w * (1 - learning_rate * weight_decay) - learning_rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+ * Clipping the gradient's norm is a matter of gradient_scale. The coefficients are formed in F64 and rounded to F32.
+ *   w, m, v  (n) F32, overwritten; m and v are zero before the first step
+ *   g        (n) F32
+ *   step     t >= 1: which step this is, counted from one
+ *   beta1, beta2  in [0, 1);  learning_rate, eps, weight_decay finite and >= 0;  gradient_scale finite
+ */
+PUNA_API puna_status puna_adamw_step(puna_context *context, float *w, float *m, float *v, const float *g, int64_t n,
+                                     int64_t step, double learning_rate, double beta1, double beta2, double eps,
+                                     double weight_decay, double gradient_scale);
 
 #ifdef __cplusplus
 }

@@ -11,3 +11,16 @@ puna_status PUNA_KERNEL(embedding_forward)(puna_context *context, float *y, cons
     }
     return PUNA_STATUS_OK;
 }
+
+puna_status PUNA_KERNEL(embedding_backward)(puna_context *context, float *dtable, const int32_t *ids, const float *dy,
+                                            int64_t rows, int64_t V, int64_t C) {
+    (void)context;
+    for (int64_t v = 0; v < V; v++)
+        for (int64_t c = 0; c < C; c++) {
+            double sum = 0;
+            for (int64_t r = 0; r < rows; r++)
+                if (puna_id_row(ids, r, V) == v) sum += dy[r * C + c];
+            dtable[v * C + c] = (float)(dtable[v * C + c] + sum);
+        }
+    return PUNA_STATUS_OK;
+}

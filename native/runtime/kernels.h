@@ -27,17 +27,27 @@
 puna_status PUNA_KERNEL(dequantize)(puna_context *, float *y, const void *w, int32_t dtype, int64_t rows, int64_t C);
 puna_status PUNA_KERNEL(embedding_forward)(puna_context *, float *y, const void *table, int32_t dtype, const int32_t *ids,
                                            int64_t rows, int64_t V, int64_t C);
+puna_status PUNA_KERNEL(embedding_backward)(puna_context *, float *dtable, const int32_t *ids, const float *dy, int64_t rows,
+                                            int64_t V, int64_t C);
 puna_status PUNA_KERNEL(rmsnorm_forward)(puna_context *, float *y, float *rstd, const float *x, const void *g, int32_t g_dtype,
                                          int64_t rows, int64_t C, float eps);
+puna_status PUNA_KERNEL(rmsnorm_backward)(puna_context *, float *dx, float *dg, const float *x, const void *g,
+                                          int32_t g_dtype, const float *rstd, const float *dy, int64_t rows, int64_t C,
+                                          int32_t accumulate);
 puna_status PUNA_KERNEL(add_forward)(puna_context *, float *y, const float *x, int64_t n);
 puna_status PUNA_KERNEL(swiglu_forward)(puna_context *, float *y, int64_t y_stride, const float *gate, const float *up,
                                         int64_t x_stride, int64_t rows, int64_t FF);
+puna_status PUNA_KERNEL(swiglu_backward)(puna_context *, float *dgate, float *dup, int64_t dx_stride, const float *gate,
+                                         const float *up, int64_t x_stride, const float *dy, int64_t dy_stride, int64_t rows,
+                                         int64_t FF);
 puna_status PUNA_KERNEL(log_softmax_forward)(puna_context *, float *y, const float *x, int64_t rows, int64_t V);
 puna_status PUNA_KERNEL(argmax_forward)(puna_context *, int32_t *y, const float *x, int64_t rows, int64_t V);
 puna_status PUNA_KERNEL(rope_table)(puna_context *, float *table, const float *frequencies, const int32_t *positions,
                                     int64_t rows, int64_t HD, float magnitude);
 puna_status PUNA_KERNEL(rope_forward)(puna_context *, float *x, int64_t x_stride, const float *table, int32_t layout,
                                       int64_t rows, int64_t heads, int64_t HD);
+puna_status PUNA_KERNEL(rope_backward)(puna_context *, float *dx, int64_t dx_stride, const float *table, int32_t layout,
+                                       int64_t rows, int64_t heads, int64_t HD);
 
 int64_t PUNA_KERNEL(matmul_workspace_size)(puna_context *, const puna_matmul_product *products, int32_t count, int64_t rows,
                                            int64_t K);
@@ -55,5 +65,12 @@ puna_status PUNA_KERNEL(attention_cached_forward)(puna_context *, float *y, int6
                                                   const puna_kv_sequence *sequences, int32_t count, int32_t cache_dtype,
                                                   int64_t layer, int64_t NH, int64_t NKV, int64_t HD, int64_t window,
                                                   float scale, void *workspace);
+puna_status PUNA_KERNEL(cross_entropy_forward_backward)(puna_context *, float *losses, float *dlogits, const float *logits,
+                                                        const int32_t *targets, int32_t ignored, float scale, int64_t rows,
+                                                        int64_t V);
+puna_status PUNA_KERNEL(squared_norm)(puna_context *, double *result, const float *x, int64_t n);
+puna_status PUNA_KERNEL(adamw_step)(puna_context *, float *w, float *m, float *v, const float *g, int64_t n, int64_t step,
+                                    double learning_rate, double beta1, double beta2, double eps, double weight_decay,
+                                    double gradient_scale);
 
 #endif

@@ -180,6 +180,24 @@ puna_status puna_embedding_forward(puna_context *context, float *y, const void *
     return context->ops->embedding_forward(context, y, table, dtype, ids, rows, V, C);
 }
 
+puna_status puna_embedding_backward(puna_context *context, float *dtable, const int32_t *ids, const float *dy, int64_t rows,
+                                    int64_t V, int64_t C) {
+    const char *op = "puna_embedding_backward";
+    area dtable_area, ids_area, dy_area;
+    TRY(check_context(op, context));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_at_least(op, "V", V, 1));
+    TRY(check_at_least(op, "C", C, 1));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "dtable", dtable, PUNA_DTYPE_F32, V, C, C, &dtable_area));
+    TRY(check_rows(op, "ids", ids, PUNA_DTYPE_F32, 1, rows, rows, &ids_area));
+    TRY(check_rows(op, "dy", dy, PUNA_DTYPE_F32, rows, C, C, &dy_area));
+    TRY(check_apart(op, &dtable_area, &ids_area));
+    TRY(check_apart(op, &dtable_area, &dy_area));
+    TRY(check_values(op, "ids", ids, rows, V));
+    return context->ops->embedding_backward(context, dtable, ids, dy, rows, V, C);
+}
+
 puna_status puna_rmsnorm_forward(puna_context *context, float *y, float *rstd, const float *x, const void *g, int32_t g_dtype,
                                  int64_t rows, int64_t C, float eps) {
     const char *op = "puna_rmsnorm_forward";
@@ -201,6 +219,33 @@ puna_status puna_rmsnorm_forward(puna_context *context, float *y, float *rstd, c
     TRY(check_apart(op, &rstd_area, &x_area));
     TRY(check_apart(op, &rstd_area, &g_area));
     return context->ops->rmsnorm_forward(context, y, rstd, x, g, g_dtype, rows, C, eps);
+}
+
+puna_status puna_rmsnorm_backward(puna_context *context, float *dx, float *dg, const float *x, const void *g, int32_t g_dtype,
+                                  const float *rstd, const float *dy, int64_t rows, int64_t C, int32_t accumulate) {
+    const char *op = "puna_rmsnorm_backward";
+    area dx_area, dg_area = {.name = "dg"}, x_area, g_area, rstd_area, dy_area;
+    TRY(check_context(op, context));
+    TRY(check_dtype(op, "g_dtype", g_dtype, PUNA_DTYPE_BF16 + 1));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_at_least(op, "C", C, 1));
+    TRY(check_range(op, "accumulate", accumulate, 0, 1));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "dx", dx, PUNA_DTYPE_F32, rows, C, C, &dx_area));
+    if (dg != NULL) TRY(check_rows(op, "dg", dg, PUNA_DTYPE_F32, 1, C, C, &dg_area));
+    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, C, C, &x_area));
+    TRY(check_rows(op, "g", g, g_dtype, 1, C, C, &g_area));
+    TRY(check_rows(op, "rstd", rstd, PUNA_DTYPE_F32, 1, rows, rows, &rstd_area));
+    TRY(check_rows(op, "dy", dy, PUNA_DTYPE_F32, rows, C, C, &dy_area));
+    TRY(accumulate ? check_apart(op, &dx_area, &dy_area) : check_alias(op, &dx_area, &dy_area));
+    TRY(check_apart(op, &dg_area, &dy_area));
+    TRY(check_apart(op, &dg_area, &dx_area));
+    const area *inputs[] = {&x_area, &g_area, &rstd_area};
+    for (int i = 0; i < 3; i++) {
+        TRY(check_apart(op, &dx_area, inputs[i]));
+        TRY(check_apart(op, &dg_area, inputs[i]));
+    }
+    return context->ops->rmsnorm_backward(context, dx, dg, x, g, g_dtype, rstd, dy, rows, C, accumulate);
 }
 
 puna_status puna_add_forward(puna_context *context, float *y, const float *x, int64_t n) {
@@ -231,6 +276,33 @@ puna_status puna_swiglu_forward(puna_context *context, float *y, int64_t y_strid
     TRY(check_alias(op, &y_area, &gate_area));
     TRY(check_alias(op, &y_area, &up_area));
     return context->ops->swiglu_forward(context, y, y_stride, gate, up, x_stride, rows, FF);
+}
+
+puna_status puna_swiglu_backward(puna_context *context, float *dgate, float *dup, int64_t dx_stride, const float *gate,
+                                 const float *up, int64_t x_stride, const float *dy, int64_t dy_stride, int64_t rows,
+                                 int64_t FF) {
+    const char *op = "puna_swiglu_backward";
+    area dgate_area, dup_area, gate_area, up_area, dy_area;
+    TRY(check_context(op, context));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_at_least(op, "FF", FF, 1));
+    TRY(check_stride(op, "dx_stride", dx_stride, FF));
+    TRY(check_stride(op, "x_stride", x_stride, FF));
+    TRY(check_stride(op, "dy_stride", dy_stride, FF));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "dgate", dgate, PUNA_DTYPE_F32, rows, FF, dx_stride, &dgate_area));
+    TRY(check_rows(op, "dup", dup, PUNA_DTYPE_F32, rows, FF, dx_stride, &dup_area));
+    TRY(check_rows(op, "gate", gate, PUNA_DTYPE_F32, rows, FF, x_stride, &gate_area));
+    TRY(check_rows(op, "up", up, PUNA_DTYPE_F32, rows, FF, x_stride, &up_area));
+    TRY(check_rows(op, "dy", dy, PUNA_DTYPE_F32, rows, FF, dy_stride, &dy_area));
+    TRY(check_apart(op, &dup_area, &dgate_area));
+    TRY(check_alias(op, &dgate_area, &gate_area));
+    TRY(check_apart(op, &dgate_area, &up_area));
+    TRY(check_alias(op, &dgate_area, &dy_area));
+    TRY(check_apart(op, &dup_area, &gate_area));
+    TRY(check_alias(op, &dup_area, &up_area));
+    TRY(check_alias(op, &dup_area, &dy_area));
+    return context->ops->swiglu_backward(context, dgate, dup, dx_stride, gate, up, x_stride, dy, dy_stride, rows, FF);
 }
 
 puna_status puna_log_softmax_forward(puna_context *context, float *y, const float *x, int64_t rows, int64_t V) {
@@ -284,9 +356,10 @@ puna_status puna_rope_table(puna_context *context, float *table, const float *fr
     return context->ops->rope_table(context, table, frequencies, positions, rows, HD, magnitude);
 }
 
-puna_status puna_rope_forward(puna_context *context, float *x, int64_t x_stride, const float *table, int32_t layout,
-                              int64_t rows, int64_t heads, int64_t HD) {
-    const char *op = "puna_rope_forward";
+/* Of both directions. */
+static puna_status check_rope(const char *op, const puna_context *context, const char *x_name, const float *x,
+                              const char *stride_name, int64_t x_stride, const float *table, int32_t layout, int64_t rows,
+                              int64_t heads, int64_t HD) {
     area x_area, table_area;
     int64_t width;
     TRY(check_context(op, context));
@@ -294,13 +367,24 @@ puna_status puna_rope_forward(puna_context *context, float *x, int64_t x_stride,
     TRY(check_at_least(op, "rows", rows, 0));
     TRY(check_at_least(op, "heads", heads, 1));
     TRY(check_head_width(op, HD));
-    TRY(check_product(op, "a row of x", heads, HD, &width));
-    TRY(check_stride(op, "x_stride", x_stride, width));
+    TRY(check_product(op, "a row of heads", heads, HD, &width));
+    TRY(check_stride(op, stride_name, x_stride, width));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, width, x_stride, &x_area));
+    TRY(check_rows(op, x_name, x, PUNA_DTYPE_F32, rows, width, x_stride, &x_area));
     TRY(check_rows(op, "table", table, PUNA_DTYPE_F32, rows, HD, HD, &table_area));
-    TRY(check_apart(op, &x_area, &table_area));
-    return context->ops->rope_forward(context, x, x_stride, table, layout, rows, heads, HD);
+    return check_apart(op, &x_area, &table_area);
+}
+
+puna_status puna_rope_forward(puna_context *context, float *x, int64_t x_stride, const float *table, int32_t layout,
+                              int64_t rows, int64_t heads, int64_t HD) {
+    TRY(check_rope("puna_rope_forward", context, "x", x, "x_stride", x_stride, table, layout, rows, heads, HD));
+    return rows == 0 ? OK : context->ops->rope_forward(context, x, x_stride, table, layout, rows, heads, HD);
+}
+
+puna_status puna_rope_backward(puna_context *context, float *dx, int64_t dx_stride, const float *table, int32_t layout,
+                               int64_t rows, int64_t heads, int64_t HD) {
+    TRY(check_rope("puna_rope_backward", context, "dx", dx, "dx_stride", dx_stride, table, layout, rows, heads, HD));
+    return rows == 0 ? OK : context->ops->rope_backward(context, dx, dx_stride, table, layout, rows, heads, HD);
 }
 
 /* ------------------------------------------------- matrix product ----------------------------------------------------- */
@@ -520,4 +604,77 @@ puna_status puna_attention_cached_forward(puna_context *context, float *y, int64
     TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &workspace_area));
     return context->ops->attention_cached_forward(context, y, y_stride, q, q_stride, sequences, count, cache_dtype, layer, NH,
                                                   NKV, HD, window, scale, workspace);
+}
+
+/* ------------------------------------------------- loss and optimiser ------------------------------------------------- */
+
+puna_status puna_cross_entropy_forward_backward(puna_context *context, float *losses, float *dlogits, const float *logits,
+                                                const int32_t *targets, int32_t ignored, float scale, int64_t rows,
+                                                int64_t V) {
+    const char *op = "puna_cross_entropy_forward_backward";
+    area losses_area, dlogits_area = {.name = "dlogits"}, logits_area, targets_area;
+    TRY(check_context(op, context));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_range(op, "V", V, 1, INT32_MAX));
+    TRY(check_finite(op, "scale", scale));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "losses", losses, PUNA_DTYPE_F32, 1, rows, rows, &losses_area));
+    if (dlogits != NULL) TRY(check_rows(op, "dlogits", dlogits, PUNA_DTYPE_F32, rows, V, V, &dlogits_area));
+    TRY(check_rows(op, "logits", logits, PUNA_DTYPE_F32, rows, V, V, &logits_area));
+    TRY(check_rows(op, "targets", targets, PUNA_DTYPE_F32, 1, rows, rows, &targets_area));
+    if (dlogits != NULL) TRY(check_alias(op, &dlogits_area, &logits_area));
+    TRY(check_apart(op, &dlogits_area, &targets_area));
+    TRY(check_apart(op, &losses_area, &logits_area));
+    TRY(check_apart(op, &losses_area, &dlogits_area));
+    TRY(check_apart(op, &losses_area, &targets_area));
+    for (int64_t r = 0; r < rows; r++)
+        if (targets[r] != ignored && (targets[r] < 0 || targets[r] >= V))
+            return puna_fail(INVALID, "%s: targets[%" PRId64 "] is %d, expected 0 to %" PRId64 ", or %d to ignore the row", op, r,
+                             targets[r], V - 1, ignored);
+    return context->ops->cross_entropy_forward_backward(context, losses, dlogits, logits, targets, ignored, scale, rows, V);
+}
+
+puna_status puna_squared_norm(puna_context *context, double *result, const float *x, int64_t n) {
+    const char *op = "puna_squared_norm";
+    area result_area, x_area = {.name = "x"};
+    TRY(check_context(op, context));
+    TRY(check_at_least(op, "n", n, 0));
+    TRY(check_bytes(op, "result", result, sizeof *result, &result_area));
+    if ((uintptr_t)result % sizeof *result != 0)
+        return puna_fail(INVALID, "%s: result is at address 0x%" PRIxPTR ", expected a multiple of 8", op, (uintptr_t)result);
+    if (n > 0) TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, 1, n, n, &x_area));
+    TRY(check_apart(op, &result_area, &x_area));
+    return context->ops->squared_norm(context, result, x, n);
+}
+
+static puna_status check_coefficient(const char *op, const char *name, double value, double end) {
+    if (value >= 0 && value < end) return OK;
+    if (end == 1) return puna_fail(INVALID, "%s: %s is %g, expected a number in [0, 1)", op, name, value);
+    return puna_fail(INVALID, "%s: %s is %g, expected a finite number, at least 0", op, name, value);
+}
+
+puna_status puna_adamw_step(puna_context *context, float *w, float *m, float *v, const float *g, int64_t n, int64_t step,
+                            double learning_rate, double beta1, double beta2, double eps, double weight_decay,
+                            double gradient_scale) {
+    const char *op = "puna_adamw_step";
+    const char *const names[] = {"w", "m", "v", "g"};
+    const float *const pointers[] = {w, m, v, g};
+    area areas[4];
+    TRY(check_context(op, context));
+    TRY(check_at_least(op, "n", n, 0));
+    TRY(check_at_least(op, "step", step, 1));
+    TRY(check_coefficient(op, "learning_rate", learning_rate, INFINITY));
+    TRY(check_coefficient(op, "beta1", beta1, 1));
+    TRY(check_coefficient(op, "beta2", beta2, 1));
+    TRY(check_coefficient(op, "eps", eps, INFINITY));
+    TRY(check_coefficient(op, "weight_decay", weight_decay, INFINITY));
+    if (!isfinite(gradient_scale))
+        return puna_fail(INVALID, "%s: gradient_scale is %g, expected a finite number", op, gradient_scale);
+    if (n == 0) return OK;
+    for (int i = 0; i < 4; i++) {
+        TRY(check_rows(op, names[i], pointers[i], PUNA_DTYPE_F32, 1, n, n, &areas[i]));
+        for (int other = 0; other < i; other++) TRY(check_apart(op, &areas[other], &areas[i]));
+    }
+    return context->ops->adamw_step(context, w, m, v, g, n, step, learning_rate, beta1, beta2, eps, weight_decay,
+                                    gradient_scale);
 }

@@ -152,7 +152,7 @@ static void fill(const test_buffer *b, uint64_t seed) {
 /* ------------------------------------------------- operations --------------------------------------------------------- */
 
 static int64_t elements_to_bytes(int32_t dtype, int64_t elements) {
-    return dtype == TEST_INT32 ? elements * 4 : puna_row_bytes(dtype, elements);
+    return dtype == TEST_INT32 ? elements * 4 : dtype == TEST_F64 ? elements * 8 : puna_row_bytes(dtype, elements);
 }
 
 void test_prepare(const test_op *op, const int64_t *d, test_buffer *b, int count, bool reference, test_placement placement) {
@@ -193,6 +193,10 @@ static bool compared(const test_buffer *b) {
     return (b->role == TEST_OUTPUT || b->role == TEST_IN_OUT) && b->rows > 0;
 }
 
+static double value_of(const test_buffer *b, int64_t i) {
+    return b->dtype == TEST_F64 ? ((double *)b->data)[i] : (double)puna_value(b->data, b->dtype, i);
+}
+
 static bool close_enough(double y, double expected, const test_buffer *b) {
     if (isnan(expected) || isnan(y)) return isnan(expected) && isnan(y);
     return y == expected || fabs(y - expected) <= b->absolute + b->relative * fabs(expected);
@@ -201,7 +205,7 @@ static bool close_enough(double y, double expected, const test_buffer *b) {
 /* Values within the tolerance, padding between rows untouched: there both hold what was there before. An aliased output's
  * padding is its input's, so it is not compared. */
 static void compare(const test_buffer *b, const test_buffer *expected, const char *what) {
-    int64_t wrong = 0, size = b->dtype == TEST_INT32 ? 4 : puna_block_of(b->dtype).bytes;
+    int64_t wrong = 0, size = elements_to_bytes(b->dtype, 1);
     for (int64_t r = 0; r < b->rows; r++)
         for (int64_t c = 0; c < (r + 1 < b->rows ? b->stride : b->columns); c++) {
             int64_t i = r * b->stride + c;
@@ -215,7 +219,7 @@ static void compare(const test_buffer *b, const test_buffer *expected, const cha
                     CHECK(false, "%s: %s[%lld, %lld] is %d, expected %d", what, b->name, (long long)r, (long long)c,
                           ((int32_t *)b->data)[i], ((int32_t *)expected->data)[i]);
             } else {
-                double y = puna_value(b->data, b->dtype, i), e = puna_value(expected->data, b->dtype, i);
+                double y = value_of(b, i), e = value_of(expected, i);
                 if (!close_enough(y, e, b) && wrong++ == 0)
                     CHECK(false, "%s: %s[%lld, %lld] is %.9g, expected %.9g: off by %.3g, allowed %.3g", what, b->name,
                           (long long)r, (long long)c, y, e, fabs(y - e), b->absolute + b->relative * fabs(e));

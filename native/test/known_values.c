@@ -68,6 +68,32 @@ static void argmax(puna_context *c) {
     CHECK(y[0] == 1 && y[1] == 0 && y[2] == 2, "%d, %d, %d", y[0], y[1], y[2]);
 }
 
+/* The first step moves every weight by the learning rate against its gradient's sign, whatever the gradient's size. */
+static void adamw(puna_context *c) {
+    float w[3] = {1, 1, 2}, m[3] = {0}, v[3] = {0};
+    const float g[3] = {0.25f, -8, 0};
+    puna_adamw_step(c, w, m, v, g, 3, 1, 0.125, 0.9, 0.95, 0, 0, 2);
+    close_to("w[0]", w[0], 0.875, 1e-6);
+    close_to("w[1]", w[1], 1.125, 1e-6);
+    close_to("m[0]", m[0], 0.1 * 0.5, 1e-8);
+    close_to("v[1]", v[1], 0.05 * 256, 1e-5);
+    CHECK(isnan(w[2]), "0 / 0 without eps is %g", (double)w[2]);
+    w[2] = 2;
+    puna_adamw_step(c, w + 2, m + 2, v + 2, g + 2, 1, 1, 0.125, 0.9, 0.95, 1e-8, 0.5, 1);
+    close_to("decay alone", w[2], 2 * (1 - 0.125 * 0.5), 1e-6);
+}
+
+static void losses(puna_context *c) {
+    const float logits[8] = {5, 5, 5, 5, -1, 2, 0, 3};
+    const int32_t targets[2] = {2, 7};
+    float loss[2], gradient[8];
+    puna_cross_entropy_forward_backward(c, loss, gradient, logits, targets, 7, 4, 2, 4);
+    close_to("log 4", loss[0], 1.3862943611198906, 2e-7);
+    for (int i = 0; i < 4; i++) close_to("4 (1/4 - target)", gradient[i], i == 2 ? -3 : 1, 2e-6);
+    CHECK(loss[1] == 0, "the loss of an ignored row is %g", (double)loss[1]);
+    for (int i = 4; i < 8; i++) CHECK(gradient[i] == 0, "the gradient of an ignored row is %g", (double)gradient[i]);
+}
+
 static void decoding(puna_context *c) {
     /* Q8_0: d = 0.5, q = -16…15. Q4_0: d = 2, byte i is i + 16 * (15 - i), so i - 8 below and 7 - i above. */
     unsigned char q8[34] = {0x00, 0x38}, q4[18] = {0x00, 0x40};
@@ -117,7 +143,8 @@ void test_known_values(void) {
             const char *name;
             void (*run)(puna_context *);
         } all[] = {{"rmsnorm", rmsnorm}, {"swiglu", swiglu}, {"log_softmax", log_softmax}, {"rope", rope}, {"argmax", argmax},
-                   {"decoding", decoding}, {"rows alone", rows_alone}};
+                   {"adamw", adamw},
+                   {"losses", losses}, {"decoding", decoding}, {"rows alone", rows_alone}};
         for (int64_t i = 0; i < TEST_COUNT(all); i++) {
             test_case("%s, %s", all[i].name, context->ops->name);
             all[i].run(context);

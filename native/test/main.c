@@ -7,7 +7,8 @@ int main(int argc, char **argv) {
         const char *name;
         void (*run)(void);
     } others[] = {{"runtime", test_runtime}, {"pool", test_pool}, {"known values", test_known_values}, {"refusals", test_refusals},
-                  {"matmul rows", test_matmul_rows}, {"attention cuts", test_attention_cuts}};
+                  {"matmul rows", test_matmul_rows}, {"attention cuts", test_attention_cuts},
+                  {"gradients", test_gradients}};
     test_start();
     for (int64_t i = 0; i < TEST_COUNT(others); i++) {
         if (strstr(others[i].name, wanted) == NULL) continue;

@@ -217,6 +217,96 @@ static void attention(void) {
                                                                              (int64_t)sizeof extra));
 }
 
+static void backward(void) {
+    puna_context *c = context;
+    REFUSED("dtable is null", puna_embedding_backward(c, NULL, ids, in, ROWS, ROWS, C));
+    REFUSED("ids[2] is 2, expected 0 to 1", puna_embedding_backward(c, out, ids, in, ROWS, 2, C));
+    REFUSED("dtable overlaps dy", puna_embedding_backward(c, out, ids, out + 8, ROWS, ROWS, C));
+    REFUSED("dtable overlaps ids", puna_embedding_backward(c, (float *)ids, ids, in, 1, ROWS, 1));
+
+#define RMSNORM(dx, dg, x, g, rstd, dy, accumulate)     puna_rmsnorm_backward(c, dx, dg, x, g, 0, rstd, dy, ROWS, C, accumulate)
+    REFUSED("accumulate is 2, expected 0 to 1", RMSNORM(out, extra, in, in2, in, in, 2));
+    REFUSED("g_dtype is 3", puna_rmsnorm_backward(c, out, extra, in, in2, 3, in, in, ROWS, C, 0));
+    REFUSED("rstd is null", RMSNORM(out, extra, in, in2, NULL, in, 0));
+    REFUSED("dy is null", RMSNORM(out, extra, in, in2, in, NULL, 0));
+    REFUSED("dx overlaps dy", RMSNORM(out, extra, in, in2, in, out, 1));
+    REFUSED("dx overlaps dy", RMSNORM(out, extra, in, in2, in, out + 1, 0));
+    REFUSED("dx overlaps x", RMSNORM(out, extra, out, in2, in, in, 0));
+    REFUSED("dg overlaps dx", RMSNORM(out, out + 3, in, in2, in, in, 0));
+    REFUSED("dg overlaps dy", RMSNORM(out, extra, in, in2, in, extra, 0));
+    REFUSED("dg overlaps rstd", RMSNORM(out, extra, in, in2, extra, in, 0));
+    ACCEPTED(RMSNORM(out, extra, in, in2, in, out, 0));
+    ACCEPTED(RMSNORM(out, NULL, in, in2, in, in, 1));
+#undef RMSNORM
+
+#define SWIGLU(dgate, dup, gate, up, dy) puna_swiglu_backward(c, dgate, dup, C, gate, up, C, dy, C, ROWS, C)
+    REFUSED("dx_stride is 7", puna_swiglu_backward(c, out, extra, 7, in, in2, C, in, C, ROWS, C));
+    REFUSED("x_stride is 7", puna_swiglu_backward(c, out, extra, C, in, in2, 7, in, C, ROWS, C));
+    REFUSED("dy_stride is 7", puna_swiglu_backward(c, out, extra, C, in, in2, C, in, 7, ROWS, C));
+    REFUSED("dup is null", SWIGLU(out, NULL, in, in2, in));
+    REFUSED("dup overlaps dgate", SWIGLU(out, out + 8, in, in2, in));
+    REFUSED("dgate overlaps up", SWIGLU(out, extra, in, out, in));
+    REFUSED("dup overlaps gate", SWIGLU(out, extra, extra, in, in));
+    REFUSED("dup overlaps dy", SWIGLU(out, extra, in, in2, extra + 1));
+    ACCEPTED(SWIGLU(out, extra, out, extra, in));
+    ACCEPTED(SWIGLU(out, extra, in, in2, extra));
+#undef SWIGLU
+
+    REFUSED("puna_rope_backward: dx_stride is 8, expected at least the row's width of 16",
+            puna_rope_backward(c, out, C, in, 0, ROWS, 2, C));
+    REFUSED("dx overlaps table", puna_rope_backward(c, out, C, out + 4, 0, ROWS, 1, C));
+
+#define LOSS(losses, dlogits, logits, targets, scale)     puna_cross_entropy_forward_backward(c, losses, dlogits, logits, targets, -1, scale, ROWS, C)
+    REFUSED("scale is nan", LOSS(extra, out, in, ids, NAN));
+    REFUSED("losses is null", LOSS(NULL, out, in, ids, 1));
+    REFUSED("targets is null", LOSS(extra, out, in, NULL, 1));
+    REFUSED("dlogits overlaps logits", LOSS(extra, out + 1, out, ids, 1));
+    REFUSED("losses overlaps logits", LOSS(extra, out, extra, ids, 1));
+    REFUSED("losses overlaps dlogits", LOSS(out, out, in, ids, 1));
+    REFUSED("losses overlaps targets", LOSS((float *)ids, out, in, ids, 1));
+    reset();
+    ids[1] = 8;
+    refused("a target beyond V", LOSS(extra, out, in, ids, 1), "targets[1] is 8, expected 0 to 7, or -1 to ignore the row");
+    reset();
+    ids[1] = -2;
+    refused("a negative target", LOSS(extra, out, in, ids, 1), "targets[1] is -2");
+    reset();
+    ids[1] = -1;
+    accepted("an ignored target", LOSS(extra, out, in, ids, 1));
+#undef LOSS
+
+    double sum = 7;
+    REFUSED("n is -1", puna_squared_norm(c, &sum, in, -1));
+    REFUSED("result is null", puna_squared_norm(c, NULL, in, 4));
+    REFUSED("x is null", puna_squared_norm(c, &sum, NULL, 4));
+    REFUSED("result is at address", puna_squared_norm(c, (double *)(void *)((char *)&sum + 4), in, 1));
+    REFUSED("result overlaps x", puna_squared_norm(c, (double *)(void *)out, out, 4));
+    CHECK(sum == 7, "result was written");
+
+#define ADAMW(w, m, v, g, step, rate, beta1, beta2, eps, decay, scale)     puna_adamw_step(c, w, m, v, g, 4, step, rate, beta1, beta2, eps, decay, scale)
+    REFUSED("step is 0, expected at least 1", ADAMW(out, out + 4, out + 8, in, 0, 1, 0.9, 0.9, 1, 0, 1));
+    REFUSED("learning_rate is -1, expected a finite number, at least 0", ADAMW(out, out + 4, out + 8, in, 1, -1, 0.9, 0.9, 1, 0, 1));
+    REFUSED("learning_rate is inf", ADAMW(out, out + 4, out + 8, in, 1, INFINITY, 0.9, 0.9, 1, 0, 1));
+    REFUSED("beta1 is 1, expected a number in [0, 1)", ADAMW(out, out + 4, out + 8, in, 1, 1, 1, 0.9, 1, 0, 1));
+    REFUSED("beta2 is nan", ADAMW(out, out + 4, out + 8, in, 1, 1, 0.9, NAN, 1, 0, 1));
+    REFUSED("eps is -1", ADAMW(out, out + 4, out + 8, in, 1, 1, 0.9, 0.9, -1, 0, 1));
+    REFUSED("weight_decay is nan", ADAMW(out, out + 4, out + 8, in, 1, 1, 0.9, 0.9, 1, NAN, 1));
+    REFUSED("gradient_scale is inf", ADAMW(out, out + 4, out + 8, in, 1, 1, 0.9, 0.9, 1, 0, INFINITY));
+    REFUSED("m is null", ADAMW(out, NULL, out + 8, in, 1, 1, 0.9, 0.9, 1, 0, 1));
+    REFUSED("w overlaps g", ADAMW(out, out + 4, out + 8, out, 1, 1, 0.9, 0.9, 1, 0, 1));
+    REFUSED("m overlaps v", ADAMW(out, out + 4, out + 5, in, 1, 1, 0.9, 0.9, 1, 0, 1));
+#undef ADAMW
+
+    ACCEPTED(puna_embedding_backward(c, NULL, NULL, NULL, 0, ROWS, C));
+    ACCEPTED(puna_rmsnorm_backward(c, NULL, NULL, NULL, NULL, 0, NULL, NULL, 0, C, 0));
+    ACCEPTED(puna_swiglu_backward(c, NULL, NULL, C, NULL, NULL, C, NULL, C, 0, C));
+    ACCEPTED(puna_rope_backward(c, NULL, C, NULL, 0, 0, 1, C));
+    ACCEPTED(puna_cross_entropy_forward_backward(c, NULL, NULL, NULL, NULL, -1, 1, 0, C));
+    ACCEPTED(puna_squared_norm(c, &sum, NULL, 0));
+    CHECK(sum == 0, "the norm of nothing is %g", sum);
+    ACCEPTED(puna_adamw_step(c, NULL, NULL, NULL, NULL, 0, 1, 1, 0.9, 0.9, 1, 0, 1));
+}
+
 /* Calls with nothing to do may bring nothing; and columns of one array are not an overlap. */
 static void odd_but_valid(void) {
     puna_context *c = context;
@@ -257,6 +347,7 @@ void test_refusals(void) {
     rope();
     products();
     attention();
+    backward();
     odd_but_valid();
     puna_context_destroy(context);
 }

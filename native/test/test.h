@@ -56,7 +56,7 @@ double test_uniform(uint64_t seed, uint64_t index, double low, double high);
 
 /* ------------------------------------------------- operations --------------------------------------------------------- */
 
-enum { TEST_DIMENSIONS = 10, TEST_BUFFERS = 16, TEST_INT32 = 100 /* beside PUNA_DTYPE_* */ };
+enum { TEST_DIMENSIONS = 10, TEST_BUFFERS = 16, TEST_INT32 = 100, TEST_F64 /* beside PUNA_DTYPE_* */ };
 
 typedef enum test_role {
     TEST_INPUT,
@@ -114,7 +114,9 @@ extern const test_op *const test_ops[];
 extern const int64_t test_op_count;
 
 extern const test_op test_dequantize, test_embedding, test_rmsnorm, test_add, test_swiglu, test_log_softmax, test_argmax,
-    test_rope_table, test_rope, test_matmul, test_attention, test_attention_cached, test_kv_append;
+    test_rope_table, test_rope, test_matmul, test_attention, test_attention_cached, test_kv_append,
+    test_embedding_backward, test_rmsnorm_backward, test_swiglu_backward, test_rope_backward, test_cross_entropy,
+    test_squared_norm, test_adamw;
 
 /* ------------------------------------------------- the other tests ---------------------------------------------------- */
 
@@ -124,5 +126,6 @@ void test_known_values(void);
 void test_refusals(void);
 void test_matmul_rows(void);
 void test_attention_cuts(void);
+void test_gradients(void);
 
 #endif

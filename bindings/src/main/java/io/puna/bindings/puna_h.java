@@ -791,6 +791,72 @@ public class puna_h extends puna_h$shared {
         }
     }
 
+    private static class puna_embedding_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_embedding_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_embedding_backward(puna_context *context, float *dtable, const int32_t *ids, const float *dy, int64_t rows, int64_t V, int64_t C)
+     * }
+     */
+    public static FunctionDescriptor puna_embedding_backward$descriptor() {
+        return puna_embedding_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_embedding_backward(puna_context *context, float *dtable, const int32_t *ids, const float *dy, int64_t rows, int64_t V, int64_t C)
+     * }
+     */
+    public static MethodHandle puna_embedding_backward$handle() {
+        return puna_embedding_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_embedding_backward(puna_context *context, float *dtable, const int32_t *ids, const float *dy, int64_t rows, int64_t V, int64_t C)
+     * }
+     */
+    public static MemorySegment puna_embedding_backward$address() {
+        return puna_embedding_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_embedding_backward(puna_context *context, float *dtable, const int32_t *ids, const float *dy, int64_t rows, int64_t V, int64_t C)
+     * }
+     */
+    public static int puna_embedding_backward(MemorySegment context, MemorySegment dtable, MemorySegment ids, MemorySegment dy, long rows, long V, long C) {
+        var mh$ = puna_embedding_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_embedding_backward", context, dtable, ids, dy, rows, V, C);
+            }
+            return (int)mh$.invokeExact(context, dtable, ids, dy, rows, V, C);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class puna_rmsnorm_forward {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             puna_h.C_INT,
@@ -852,6 +918,76 @@ public class puna_h extends puna_h$shared {
                 traceDowncall("puna_rmsnorm_forward", context, y, rstd, x, g, g_dtype, rows, C, eps);
             }
             return (int)mh$.invokeExact(context, y, rstd, x, g, g_dtype, rows, C, eps);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_rmsnorm_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_INT
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_rmsnorm_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_rmsnorm_backward(puna_context *context, float *dx, float *dg, const float *x, const void *g, int32_t g_dtype, const float *rstd, const float *dy, int64_t rows, int64_t C, int32_t accumulate)
+     * }
+     */
+    public static FunctionDescriptor puna_rmsnorm_backward$descriptor() {
+        return puna_rmsnorm_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_rmsnorm_backward(puna_context *context, float *dx, float *dg, const float *x, const void *g, int32_t g_dtype, const float *rstd, const float *dy, int64_t rows, int64_t C, int32_t accumulate)
+     * }
+     */
+    public static MethodHandle puna_rmsnorm_backward$handle() {
+        return puna_rmsnorm_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_rmsnorm_backward(puna_context *context, float *dx, float *dg, const float *x, const void *g, int32_t g_dtype, const float *rstd, const float *dy, int64_t rows, int64_t C, int32_t accumulate)
+     * }
+     */
+    public static MemorySegment puna_rmsnorm_backward$address() {
+        return puna_rmsnorm_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_rmsnorm_backward(puna_context *context, float *dx, float *dg, const float *x, const void *g, int32_t g_dtype, const float *rstd, const float *dy, int64_t rows, int64_t C, int32_t accumulate)
+     * }
+     */
+    public static int puna_rmsnorm_backward(MemorySegment context, MemorySegment dx, MemorySegment dg, MemorySegment x, MemorySegment g, int g_dtype, MemorySegment rstd, MemorySegment dy, long rows, long C, int accumulate) {
+        var mh$ = puna_rmsnorm_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_rmsnorm_backward", context, dx, dg, x, g, g_dtype, rstd, dy, rows, C, accumulate);
+            }
+            return (int)mh$.invokeExact(context, dx, dg, x, g, g_dtype, rstd, dy, rows, C, accumulate);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
@@ -982,6 +1118,76 @@ public class puna_h extends puna_h$shared {
                 traceDowncall("puna_swiglu_forward", context, y, y_stride, gate, up, x_stride, rows, FF);
             }
             return (int)mh$.invokeExact(context, y, y_stride, gate, up, x_stride, rows, FF);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_swiglu_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_swiglu_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_swiglu_backward(puna_context *context, float *dgate, float *dup, int64_t dx_stride, const float *gate, const float *up, int64_t x_stride, const float *dy, int64_t dy_stride, int64_t rows, int64_t FF)
+     * }
+     */
+    public static FunctionDescriptor puna_swiglu_backward$descriptor() {
+        return puna_swiglu_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_swiglu_backward(puna_context *context, float *dgate, float *dup, int64_t dx_stride, const float *gate, const float *up, int64_t x_stride, const float *dy, int64_t dy_stride, int64_t rows, int64_t FF)
+     * }
+     */
+    public static MethodHandle puna_swiglu_backward$handle() {
+        return puna_swiglu_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_swiglu_backward(puna_context *context, float *dgate, float *dup, int64_t dx_stride, const float *gate, const float *up, int64_t x_stride, const float *dy, int64_t dy_stride, int64_t rows, int64_t FF)
+     * }
+     */
+    public static MemorySegment puna_swiglu_backward$address() {
+        return puna_swiglu_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_swiglu_backward(puna_context *context, float *dgate, float *dup, int64_t dx_stride, const float *gate, const float *up, int64_t x_stride, const float *dy, int64_t dy_stride, int64_t rows, int64_t FF)
+     * }
+     */
+    public static int puna_swiglu_backward(MemorySegment context, MemorySegment dgate, MemorySegment dup, long dx_stride, MemorySegment gate, MemorySegment up, long x_stride, MemorySegment dy, long dy_stride, long rows, long FF) {
+        var mh$ = puna_swiglu_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_swiglu_backward", context, dgate, dup, dx_stride, gate, up, x_stride, dy, dy_stride, rows, FF);
+            }
+            return (int)mh$.invokeExact(context, dgate, dup, dx_stride, gate, up, x_stride, dy, dy_stride, rows, FF);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
@@ -1261,6 +1467,73 @@ public class puna_h extends puna_h$shared {
                 traceDowncall("puna_rope_forward", context, x, x_stride, table, layout, rows, heads, HD);
             }
             return (int)mh$.invokeExact(context, x, x_stride, table, layout, rows, heads, HD);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_rope_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_POINTER,
+            puna_h.C_INT,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_rope_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_rope_backward(puna_context *context, float *dx, int64_t dx_stride, const float *table, int32_t layout, int64_t rows, int64_t heads, int64_t HD)
+     * }
+     */
+    public static FunctionDescriptor puna_rope_backward$descriptor() {
+        return puna_rope_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_rope_backward(puna_context *context, float *dx, int64_t dx_stride, const float *table, int32_t layout, int64_t rows, int64_t heads, int64_t HD)
+     * }
+     */
+    public static MethodHandle puna_rope_backward$handle() {
+        return puna_rope_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_rope_backward(puna_context *context, float *dx, int64_t dx_stride, const float *table, int32_t layout, int64_t rows, int64_t heads, int64_t HD)
+     * }
+     */
+    public static MemorySegment puna_rope_backward$address() {
+        return puna_rope_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_rope_backward(puna_context *context, float *dx, int64_t dx_stride, const float *table, int32_t layout, int64_t rows, int64_t heads, int64_t HD)
+     * }
+     */
+    public static int puna_rope_backward(MemorySegment context, MemorySegment dx, long dx_stride, MemorySegment table, int layout, long rows, long heads, long HD) {
+        var mh$ = puna_rope_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_rope_backward", context, dx, dx_stride, table, layout, rows, heads, HD);
+            }
+            return (int)mh$.invokeExact(context, dx, dx_stride, table, layout, rows, heads, HD);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
@@ -1686,6 +1959,209 @@ public class puna_h extends puna_h$shared {
                 traceDowncall("puna_attention_cached_forward", context, y, y_stride, q, q_stride, sequences, count, cache_dtype, layer, NH, NKV, HD, window, scale, workspace, workspace_bytes);
             }
             return (int)mh$.invokeExact(context, y, y_stride, q, q_stride, sequences, count, cache_dtype, layer, NH, NKV, HD, window, scale, workspace, workspace_bytes);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_cross_entropy_forward_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_INT,
+            puna_h.C_FLOAT,
+            puna_h.C_LONG,
+            puna_h.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_cross_entropy_forward_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_cross_entropy_forward_backward(puna_context *context, float *losses, float *dlogits, const float *logits, const int32_t *targets, int32_t ignored, float scale, int64_t rows, int64_t V)
+     * }
+     */
+    public static FunctionDescriptor puna_cross_entropy_forward_backward$descriptor() {
+        return puna_cross_entropy_forward_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_cross_entropy_forward_backward(puna_context *context, float *losses, float *dlogits, const float *logits, const int32_t *targets, int32_t ignored, float scale, int64_t rows, int64_t V)
+     * }
+     */
+    public static MethodHandle puna_cross_entropy_forward_backward$handle() {
+        return puna_cross_entropy_forward_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_cross_entropy_forward_backward(puna_context *context, float *losses, float *dlogits, const float *logits, const int32_t *targets, int32_t ignored, float scale, int64_t rows, int64_t V)
+     * }
+     */
+    public static MemorySegment puna_cross_entropy_forward_backward$address() {
+        return puna_cross_entropy_forward_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_cross_entropy_forward_backward(puna_context *context, float *losses, float *dlogits, const float *logits, const int32_t *targets, int32_t ignored, float scale, int64_t rows, int64_t V)
+     * }
+     */
+    public static int puna_cross_entropy_forward_backward(MemorySegment context, MemorySegment losses, MemorySegment dlogits, MemorySegment logits, MemorySegment targets, int ignored, float scale, long rows, long V) {
+        var mh$ = puna_cross_entropy_forward_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_cross_entropy_forward_backward", context, losses, dlogits, logits, targets, ignored, scale, rows, V);
+            }
+            return (int)mh$.invokeExact(context, losses, dlogits, logits, targets, ignored, scale, rows, V);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_squared_norm {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_squared_norm");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_squared_norm(puna_context *context, double *result, const float *x, int64_t n)
+     * }
+     */
+    public static FunctionDescriptor puna_squared_norm$descriptor() {
+        return puna_squared_norm.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_squared_norm(puna_context *context, double *result, const float *x, int64_t n)
+     * }
+     */
+    public static MethodHandle puna_squared_norm$handle() {
+        return puna_squared_norm.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_squared_norm(puna_context *context, double *result, const float *x, int64_t n)
+     * }
+     */
+    public static MemorySegment puna_squared_norm$address() {
+        return puna_squared_norm.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_squared_norm(puna_context *context, double *result, const float *x, int64_t n)
+     * }
+     */
+    public static int puna_squared_norm(MemorySegment context, MemorySegment result, MemorySegment x, long n) {
+        var mh$ = puna_squared_norm.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_squared_norm", context, result, x, n);
+            }
+            return (int)mh$.invokeExact(context, result, x, n);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_adamw_step {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_DOUBLE,
+            puna_h.C_DOUBLE,
+            puna_h.C_DOUBLE,
+            puna_h.C_DOUBLE,
+            puna_h.C_DOUBLE,
+            puna_h.C_DOUBLE
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_adamw_step");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_adamw_step(puna_context *context, float *w, float *m, float *v, const float *g, int64_t n, int64_t step, double learning_rate, double beta1, double beta2, double eps, double weight_decay, double gradient_scale)
+     * }
+     */
+    public static FunctionDescriptor puna_adamw_step$descriptor() {
+        return puna_adamw_step.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_adamw_step(puna_context *context, float *w, float *m, float *v, const float *g, int64_t n, int64_t step, double learning_rate, double beta1, double beta2, double eps, double weight_decay, double gradient_scale)
+     * }
+     */
+    public static MethodHandle puna_adamw_step$handle() {
+        return puna_adamw_step.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_adamw_step(puna_context *context, float *w, float *m, float *v, const float *g, int64_t n, int64_t step, double learning_rate, double beta1, double beta2, double eps, double weight_decay, double gradient_scale)
+     * }
+     */
+    public static MemorySegment puna_adamw_step$address() {
+        return puna_adamw_step.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_adamw_step(puna_context *context, float *w, float *m, float *v, const float *g, int64_t n, int64_t step, double learning_rate, double beta1, double beta2, double eps, double weight_decay, double gradient_scale)
+     * }
+     */
+    public static int puna_adamw_step(MemorySegment context, MemorySegment w, MemorySegment m, MemorySegment v, MemorySegment g, long n, long step, double learning_rate, double beta1, double beta2, double eps, double weight_decay, double gradient_scale) {
+        var mh$ = puna_adamw_step.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_adamw_step", context, w, m, v, g, n, step, learning_rate, beta1, beta2, eps, weight_decay, gradient_scale);
+            }
+            return (int)mh$.invokeExact(context, w, m, v, g, n, step, learning_rate, beta1, beta2, eps, weight_decay, gradient_scale);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
