@@ -1,6 +1,6 @@
 #include "kernels.h"
 
-/* PARTS is fixed, and LANES whatever the vector width: the order, and so the bits, are those of every thread count and variant. */
+/* Fixed, LANES whatever the vector width: the order, and so the bits, are the same for every thread count and variant. */
 enum { PARTS = 256, LANES = 8 };
 
 typedef struct job {

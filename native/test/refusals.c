@@ -285,7 +285,8 @@ static void backward(void) {
 
 #define ADAMW(w, m, v, g, step, rate, beta1, beta2, eps, decay, scale)     puna_adamw_step(c, w, m, v, g, 4, step, rate, beta1, beta2, eps, decay, scale)
     REFUSED("step is 0, expected at least 1", ADAMW(out, out + 4, out + 8, in, 0, 1, 0.9, 0.9, 1, 0, 1));
-    REFUSED("learning_rate is -1, expected a finite number, at least 0", ADAMW(out, out + 4, out + 8, in, 1, -1, 0.9, 0.9, 1, 0, 1));
+    REFUSED("learning_rate is -1, expected a finite number, at least 0",
+            ADAMW(out, out + 4, out + 8, in, 1, -1, 0.9, 0.9, 1, 0, 1));
     REFUSED("learning_rate is inf", ADAMW(out, out + 4, out + 8, in, 1, INFINITY, 0.9, 0.9, 1, 0, 1));
     REFUSED("beta1 is 1, expected a number in [0, 1)", ADAMW(out, out + 4, out + 8, in, 1, 1, 1, 0.9, 1, 0, 1));
     REFUSED("beta2 is nan", ADAMW(out, out + 4, out + 8, in, 1, 1, 0.9, NAN, 1, 0, 1));
