@@ -224,7 +224,8 @@ static void backward(void) {
     REFUSED("dtable overlaps dy", puna_embedding_backward(c, out, ids, out + 8, ROWS, ROWS, C));
     REFUSED("dtable overlaps ids", puna_embedding_backward(c, (float *)ids, ids, in, 1, ROWS, 1));
 
-#define RMSNORM(dx, dg, x, g, rstd, dy, accumulate)     puna_rmsnorm_backward(c, dx, dg, x, g, 0, rstd, dy, ROWS, C, accumulate)
+#define RMSNORM(dx, dg, x, g, rstd, dy, accumulate) \
+    puna_rmsnorm_backward(c, dx, dg, x, g, 0, rstd, dy, ROWS, C, accumulate)
     REFUSED("accumulate is 2, expected 0 to 1", RMSNORM(out, extra, in, in2, in, in, 2));
     REFUSED("g_dtype is 3", puna_rmsnorm_backward(c, out, extra, in, in2, 3, in, in, ROWS, C, 0));
     REFUSED("rstd is null", RMSNORM(out, extra, in, in2, NULL, in, 0));
@@ -256,7 +257,8 @@ static void backward(void) {
             puna_rope_backward(c, out, C, in, 0, ROWS, 2, C));
     REFUSED("dx overlaps table", puna_rope_backward(c, out, C, out + 4, 0, ROWS, 1, C));
 
-#define LOSS(losses, dlogits, logits, targets, scale)     puna_cross_entropy_forward_backward(c, losses, dlogits, logits, targets, -1, scale, ROWS, C)
+#define LOSS(losses, dlogits, logits, targets, scale) \
+    puna_cross_entropy_forward_backward(c, losses, dlogits, logits, targets, -1, scale, ROWS, C)
     REFUSED("scale is nan", LOSS(extra, out, in, ids, NAN));
     REFUSED("losses is null", LOSS(NULL, out, in, ids, 1));
     REFUSED("targets is null", LOSS(extra, out, in, NULL, 1));
@@ -283,7 +285,8 @@ static void backward(void) {
     REFUSED("result overlaps x", puna_squared_norm(c, (double *)(void *)out, out, 4));
     CHECK(sum == 7, "result was written");
 
-#define ADAMW(w, m, v, g, step, rate, beta1, beta2, eps, decay, scale)     puna_adamw_step(c, w, m, v, g, 4, step, rate, beta1, beta2, eps, decay, scale)
+#define ADAMW(w, m, v, g, step, rate, beta1, beta2, eps, decay, scale) \
+    puna_adamw_step(c, w, m, v, g, 4, step, rate, beta1, beta2, eps, decay, scale)
     REFUSED("step is 0, expected at least 1", ADAMW(out, out + 4, out + 8, in, 0, 1, 0.9, 0.9, 1, 0, 1));
     REFUSED("learning_rate is -1, expected a finite number, at least 0",
             ADAMW(out, out + 4, out + 8, in, 1, -1, 0.9, 0.9, 1, 0, 1));
