@@ -32,12 +32,12 @@ final class GgufReader {
     static final int MAX_TENSORS = 1 << 16;
     static final int MAX_ARRAY_ELEMENTS = 1 << 22;
 
-    private static final int MAX_RANK = 4;
+    static final int MAX_RANK = 4;
     private static final int MAX_ARRAY_DEPTH = 4;
     private static final long DEFAULT_ALIGNMENT = 32;
 
     /** Types of metadata values, at their number in the file, with the least bytes that a value takes. */
-    private enum ValueType {
+    enum ValueType {
         UINT8(1), INT8(1), UINT16(2), INT16(2), UINT32(4), INT32(4), FLOAT32(4), BOOL(1), STRING(8), ARRAY(12), UINT64(8), INT64(8),
         FLOAT64(8);
 

@@ -8,6 +8,8 @@
  * 65,536 keys and 4,194,304 array elements; real
  * models stay a hundredfold below, and memory for a hostile one stays bounded.
  *
+ * <p>{@link io.puna.format.GgufWriter} writes GGUF, streamed.
+ *
  * <p><b>Ownership.</b> A checkpoint owns one shared arena with the maps of all its files; its tensors borrow from it. Closing
  * unmaps: it waits for native calls in flight on a tensor, and later use of a tensor throws {@link IllegalStateException}. A file
  * must not be shortened while it is open; the operating system then faults whoever reads past its end.

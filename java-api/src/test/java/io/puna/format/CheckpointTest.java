@@ -72,7 +72,7 @@ class CheckpointTest {
 
     @Test
     void closesOnceAndForAll() throws IOException {
-        Checkpoint checkpoint = Checkpoint.open(Files.write(folder.resolve("m.gguf"), GgufWriter.sample().toArray()));
+        Checkpoint checkpoint = Checkpoint.open(Files.write(folder.resolve("m.gguf"), GgufBytes.sample().toArray()));
         Tensor tensor = checkpoint.tensors().get("f32");
         checkpoint.close();
         checkpoint.close();
@@ -84,8 +84,8 @@ class CheckpointTest {
     @Test
     @EnabledOnOs(OS.LINUX)
     void unmapsWhenClosedAndWhenRefused() throws IOException {
-        Path sound = Files.write(folder.resolve("sound.gguf"), GgufWriter.sample().toArray());
-        Path broken = Files.write(folder.resolve("broken.gguf"), new GgufWriter().info("t", GgufWriter.F32, 0, 100).toArray());
+        Path sound = Files.write(folder.resolve("sound.gguf"), GgufBytes.sample().toArray());
+        Path broken = Files.write(folder.resolve("broken.gguf"), new GgufBytes().info("t", GgufBytes.F32, 0, 100).toArray());
         Files.writeString(folder.resolve("config.json"), "{}");
         Path weights = Files.write(folder.resolve("model.safetensors"), SafetensorsWriter.sample().toArray());
         try (Checkpoint first = Checkpoint.open(sound); Checkpoint second = Checkpoint.open(folder)) {
@@ -101,7 +101,7 @@ class CheckpointTest {
 
     @Test
     void aNativeCallInFlightDelaysClosing() throws Exception {
-        Checkpoint checkpoint = Checkpoint.open(Files.write(folder.resolve("m.gguf"), GgufWriter.sample().toArray()));
+        Checkpoint checkpoint = Checkpoint.open(Files.write(folder.resolve("m.gguf"), GgufBytes.sample().toArray()));
         MemorySegment held = checkpoint.tensors().get("f32").segment();
         CountDownLatch inside = new CountDownLatch(1);
         CountDownLatch leave = new CountDownLatch(1);
@@ -169,8 +169,8 @@ class CheckpointTest {
     }
 
     private Path sparseGguf(long large) throws IOException {
-        byte[] header = new GgufWriter().info("a", GgufWriter.F32, 0, large).info("b", GgufWriter.F32, large * 4, large)
-                .info("c", GgufWriter.F32, large * 8, 1).header();
+        byte[] header = new GgufBytes().info("a", GgufBytes.F32, 0, large).info("b", GgufBytes.F32, large * 4, large)
+                .info("c", GgufBytes.F32, large * 8, 1).header();
         return sparse("m.gguf", header, large * 8);
     }
 

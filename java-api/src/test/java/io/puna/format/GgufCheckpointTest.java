@@ -1,16 +1,16 @@
 package io.puna.format;
 
-import static io.puna.format.GgufWriter.ARRAY;
-import static io.puna.format.GgufWriter.BOOL;
-import static io.puna.format.GgufWriter.F32;
-import static io.puna.format.GgufWriter.INT64;
-import static io.puna.format.GgufWriter.Q4_0;
-import static io.puna.format.GgufWriter.Q6_K;
-import static io.puna.format.GgufWriter.STRING;
-import static io.puna.format.GgufWriter.UINT32;
-import static io.puna.format.GgufWriter.UINT64;
-import static io.puna.format.GgufWriter.UINT8;
-import static io.puna.format.GgufWriter.sample;
+import static io.puna.format.GgufBytes.ARRAY;
+import static io.puna.format.GgufBytes.BOOL;
+import static io.puna.format.GgufBytes.F32;
+import static io.puna.format.GgufBytes.INT64;
+import static io.puna.format.GgufBytes.Q4_0;
+import static io.puna.format.GgufBytes.Q6_K;
+import static io.puna.format.GgufBytes.STRING;
+import static io.puna.format.GgufBytes.UINT32;
+import static io.puna.format.GgufBytes.UINT64;
+import static io.puna.format.GgufBytes.UINT8;
+import static io.puna.format.GgufBytes.sample;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.catchThrowable;
@@ -91,7 +91,7 @@ class GgufCheckpointTest {
 
     @Test
     void honoursTheFilesOwnAlignment() throws IOException {
-        byte[] bytes = new GgufWriter().alignment(256).uint32("general.alignment", 256).tensor("a", F32, Bytes.floats(1), 1)
+        byte[] bytes = new GgufBytes().alignment(256).uint32("general.alignment", 256).tensor("a", F32, Bytes.floats(1), 1)
                 .tensor("b", F32, Bytes.floats(2), 1).toArray();
         try (Checkpoint checkpoint = open(bytes)) {
             assertThat(checkpoint.tensors().get("b").segment().address() % 256).isZero();
@@ -101,7 +101,7 @@ class GgufCheckpointTest {
 
     @Test
     void aVocabularyAloneNeedsNoPadding() throws IOException {
-        byte[] bytes = new GgufWriter().alignment(1).string("a", "b").toArray();
+        byte[] bytes = new GgufBytes().alignment(1).string("a", "b").toArray();
         assertThat(bytes.length % 32).isNotZero();
         try (Checkpoint checkpoint = open(bytes)) {
             assertThat(checkpoint.metadata()).isEqualTo(Map.of("a", "b"));
@@ -120,7 +120,7 @@ class GgufCheckpointTest {
         return new Malformed(name, bytes, CheckpointException.class, sentence);
     }
 
-    private static Malformed damaged(String name, GgufWriter writer, String... sentence) {
+    private static Malformed damaged(String name, GgufBytes writer, String... sentence) {
         return damaged(name, writer.toArray(), sentence);
     }
 
@@ -128,8 +128,8 @@ class GgufCheckpointTest {
         return new Malformed(name, bytes, UnsupportedModelException.class, sentence);
     }
 
-    private static GgufWriter writer() {
-        return new GgufWriter();
+    private static GgufBytes writer() {
+        return new GgufBytes();
     }
 
     private static Bytes start(int version) {
@@ -201,7 +201,7 @@ class GgufCheckpointTest {
                 damaged("alignment 2^62", writer().key("general.alignment", UINT64, b -> b.u64(1L << 62)), "general.alignment"),
                 damaged("alignment a string", writer().string("general.alignment", "32"), "general.alignment", "\"32\""),
                 damaged("alignment an array", writer().key("general.alignment", ARRAY, b -> b.u32(UINT8).u64(0)), "an array"),
-                unsupported("one part of several", writer().key("split.count", GgufWriter.UINT16, b -> b.u16(3)).toArray(), "one file",
+                unsupported("one part of several", writer().key("split.count", GgufBytes.UINT16, b -> b.u16(3)).toArray(), "one file",
                         "3 parts"),
                 damaged("no dimension", writer().info("t", F32, 0), "\"t\"", "1 to 4 dimensions", "got 0"),
                 damaged("five dimensions", writer().info("t", F32, 0, 1, 1, 1, 1, 1).data(4), "1 to 4 dimensions", "got 5"),

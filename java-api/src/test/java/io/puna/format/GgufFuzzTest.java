@@ -18,8 +18,8 @@ class GgufFuzzTest {
     }
 
     static Stream<Arguments> seeds() {
-        byte[] aligned = new GgufWriter().uint32("general.alignment", 64).alignment(64)
-                .tensor("a", GgufWriter.F32, new byte[16], 2, 2).tensor("b", GgufWriter.Q4_0, new byte[36], 32, 2).toArray();
-        return Stream.of(GgufWriter.sample().toArray(), GgufWriter.sample().version(2).toArray(), aligned).map(Arguments::of);
+        byte[] aligned = new GgufBytes().uint32("general.alignment", 64).alignment(64)
+                .tensor("a", GgufBytes.F32, new byte[16], 2, 2).tensor("b", GgufBytes.Q4_0, new byte[36], 32, 2).toArray();
+        return Stream.of(GgufBytes.sample().toArray(), GgufBytes.sample().version(2).toArray(), aligned).map(Arguments::of);
     }
 }

@@ -3,7 +3,7 @@ package io.puna.format;
 import java.util.function.Consumer;
 
 /** Writes small GGUF files, sound ones and, since every number can be chosen, unsound ones. */
-final class GgufWriter {
+final class GgufBytes {
     static final int UINT8 = 0;
     static final int INT8 = 1;
     static final int UINT16 = 2;
@@ -34,34 +34,34 @@ final class GgufWriter {
     private int version = 3;
     private int alignment = 32;
 
-    GgufWriter version(int number) {
+    GgufBytes version(int number) {
         version = number;
         return this;
     }
 
     /** Aligns the data; {@code general.alignment} is set by {@link #key}, rightly or wrongly. */
-    GgufWriter alignment(int bytes) {
+    GgufBytes alignment(int bytes) {
         alignment = bytes;
         return this;
     }
 
-    GgufWriter key(String name, int type, Consumer<Bytes> value) {
+    GgufBytes key(String name, int type, Consumer<Bytes> value) {
         keys.string(name).u32(type);
         value.accept(keys);
         keyCount++;
         return this;
     }
 
-    GgufWriter string(String name, String value) {
+    GgufBytes string(String name, String value) {
         return key(name, STRING, b -> b.string(value));
     }
 
-    GgufWriter uint32(String name, long value) {
+    GgufBytes uint32(String name, long value) {
         return key(name, UINT32, b -> b.u32(value));
     }
 
     /** A tensor's entry as given, with no data. Dimensions innermost first. */
-    GgufWriter info(String name, int type, long offset, long... dims) {
+    GgufBytes info(String name, int type, long offset, long... dims) {
         infos.string(name).u32(dims.length);
         for (long dim : dims) {
             infos.u64(dim);
@@ -72,14 +72,14 @@ final class GgufWriter {
     }
 
     /** A tensor whose data come next. Dimensions innermost first. */
-    GgufWriter tensor(String name, int type, byte[] bytes, long... dims) {
+    GgufBytes tensor(String name, int type, byte[] bytes, long... dims) {
         data.zeros(padding(data.size()));
         info(name, type, data.size(), dims);
         data.raw(bytes);
         return this;
     }
 
-    GgufWriter data(int zeros) {
+    GgufBytes data(int zeros) {
         data.zeros(zeros);
         return this;
     }
@@ -99,8 +99,8 @@ final class GgufWriter {
     }
 
     /** A small sound file with every type of value and every element type. */
-    static GgufWriter sample() {
-        return new GgufWriter()
+    static GgufBytes sample() {
+        return new GgufBytes()
                 .string("general.architecture", "llama")
                 .key("a.uint8", UINT8, b -> b.u8(255))
                 .key("a.int8", INT8, b -> b.u8(-1))
