@@ -26,11 +26,13 @@ import picocli.CommandLine.Spec;
         sortOptions = false, usageHelpAutoWidth = true,
         description = {"Measures how many tokens a second a model reads and writes.",
             "Each run computes a prompt of random tokens (prefill), then generates one token after the other (decode), with nothing"
-                    + " cached. A first run warms up and is not counted."},
+                    + " cached. A first run warms up and is not counted.",
+            "Against llama-bench, which starts both with an empty cache, so does Puna; runs of the two take turns."},
         footerHeading = "%nExamples:%n",
         footer = {
             "  puna bench --model model.gguf",
-            "  puna bench --model model.gguf --prompt-tokens 512 --generate-tokens 64 --threads 8 --repeat 5 --json"})
+            "  puna bench --model model.gguf --prompt-tokens 512 --generate-tokens 64 --threads 8 --repeat 5 --json",
+            "  puna bench --model model.gguf --against llama.cpp/build/bin/llama-bench --repeat 5"})
 final class BenchCommand implements Callable<Integer> {
     @Spec
     private CommandSpec spec;
@@ -47,6 +49,10 @@ final class BenchCommand implements Callable<Integer> {
     @Option(names = "--repeat", paramLabel = "R", defaultValue = "3", description = "Runs that count. Default: ${DEFAULT-VALUE}.")
     private int repeat;
 
+    @Option(names = "--against", paramLabel = "PROGRAM",
+            description = "A llama-bench to run in turn with Puna, on the same file with as many threads.")
+    private @Nullable Path against;
+
     @Option(names = "--json", description = "Print one JSON object.")
     private boolean json;
 
@@ -57,12 +63,23 @@ final class BenchCommand implements Callable<Integer> {
             Arrays.sort(sorted);
             int middle = sorted.length / 2;
             double median = sorted.length % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
-            return new Spread(Json.rate(median), Json.rate(sorted[0]), Json.rate(sorted[sorted.length - 1]));
+            return new Spread(Text.rate(median), Text.rate(sorted[0]), Text.rate(sorted[sorted.length - 1]));
         }
     }
 
-    /** What --json prints; no peak where the system does not say. */
-    record Report(double loadMs, Spread prefill, Spread decode, @Nullable Long peakRssBytes, String backend) {
+    /** What the other program reached. A ratio above 1 says that Puna is faster, median by median. */
+    record Peer(String program, String build, Spread prefill, Spread decode, double prefillRatio, double decodeRatio) {
+    }
+
+    /** What --json prints; no peak where the system does not say, and no peer where there is none. */
+    record Report(double loadMs, Spread prefill, Spread decode, @Nullable Long peakRssBytes, String backend, @Nullable Peer against) {
+    }
+
+    /** Tokens a second of each run that counts. */
+    private record Rates(double[] prefill, double[] decode) {
+        Rates(int runs) {
+            this(new double[runs], new double[runs]);
+        }
     }
 
     @Override
@@ -73,32 +90,32 @@ final class BenchCommand implements Callable<Integer> {
         Progress progress = new Progress(spec.commandLine().getErr());
         long start = System.nanoTime();
         try (CtrlC ctrlC = new CtrlC(); LlamaModel model = run.open()) {
-            double loadMillis = Json.millis(System.nanoTime() - start);
+            double loadMillis = Text.millis(System.nanoTime() - start);
             if ((long) promptTokens + generateTokens > model.contextLength()) {
                 throw new IllegalArgumentException("--prompt-tokens and --generate-tokens: expected at most " + model.contextLength()
                         + " together, the length of the context, got " + promptTokens + " and " + generateTokens);
             }
-            int[] prompt = new Random(0).ints(promptTokens, 0, model.config().vocabularySize()).toArray();
-            // The first token comes of the prompt: G steps of decoding give G more.
-            GenerationOptions options = GenerationOptions.builder().maxTokens(generateTokens + 1).ignoreEos(true).build();
-            double[] prefill = new double[repeat];
-            double[] decode = new double[repeat];
+            LlamaBench peer = against == null ? null : new LlamaBench(against, run.path());
+            Rates own = new Rates(repeat);
+            Rates peers = new Rates(repeat);
+            String build = "";
             for (int i = -1; i < repeat; i++) {
                 progress.show(i < 0 ? "warming up" : "run " + (i + 1) + " of " + repeat);
-                GenerationResult result;
-                try (Session session = model.newSession()) {
-                    result = session.generate(prompt, options);
+                if (peer != null && i >= 0) {
+                    LlamaBench.Rates rates = peer.run(run.threads(), promptTokens, generateTokens);
+                    peers.prefill[i] = rates.prefill();
+                    peers.decode[i] = rates.decode();
+                    build = rates.build();
                 }
-                if (result.finishReason() == FinishReason.CANCELLED) {
+                if (!measure(model, peer != null, own, i)) {
                     return ExitCode.CANCELLED;
-                }
-                if (i >= 0) {
-                    prefill[i] = result.prefillTokensPerSecond();
-                    decode[i] = result.decodeTokensPerSecond();
                 }
             }
             progress.clear();
-            Report report = new Report(loadMillis, Spread.of(prefill), Spread.of(decode), peakResidentBytes(), model.backend());
+            Spread prefill = Spread.of(own.prefill);
+            Spread decode = Spread.of(own.decode);
+            Report report = new Report(loadMillis, prefill, decode, peakResidentBytes(), model.backend(),
+                    peer == null ? null : peer(build, prefill, decode, Spread.of(peers.prefill), Spread.of(peers.decode)));
             PrintWriter out = spec.commandLine().getOut();
             if (json) {
                 out.println(Json.write(report));
@@ -106,7 +123,39 @@ final class BenchCommand implements Callable<Integer> {
                 print(out, model, report);
             }
             return ExitCode.OK;
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+            return ExitCode.CANCELLED;
         }
+    }
+
+    /**
+     * {@return whether a run came to its end}
+     *
+     * @param apart whether tokens are generated from an empty cache and not after the prompt
+     * @param i     where its rates go; a negative run is not counted
+     */
+    private boolean measure(LlamaModel model, boolean apart, Rates rates, int i) {
+        int[] prompt = new Random(0).ints(promptTokens, 0, model.config().vocabularySize()).toArray();
+        GenerationResult first = generate(model, prompt, apart ? 0 : generateTokens);
+        GenerationResult second = apart ? generate(model, new int[] {prompt[0]}, generateTokens) : first;
+        if (i >= 0) {
+            rates.prefill[i] = first.prefillTokensPerSecond();
+            rates.decode[i] = second.decodeTokensPerSecond();
+        }
+        return first.finishReason() != FinishReason.CANCELLED && second.finishReason() != FinishReason.CANCELLED;
+    }
+
+    /** The first token comes of the prompt: a number of steps of decoding give as many more. */
+    private static GenerationResult generate(LlamaModel model, int[] prompt, int steps) {
+        try (Session session = model.newSession()) {
+            return session.generate(prompt, GenerationOptions.builder().maxTokens(steps + 1).ignoreEos(true).build());
+        }
+    }
+
+    private Peer peer(String build, Spread ownPrefill, Spread ownDecode, Spread prefill, Spread decode) {
+        return new Peer(String.valueOf(against), build, prefill, decode, Text.rate(ownPrefill.median / prefill.median),
+                Text.rate(ownDecode.median / decode.median));
     }
 
     private void print(PrintWriter out, LlamaModel model, Report report) {
@@ -119,6 +168,14 @@ final class BenchCommand implements Callable<Integer> {
         out.printf("%n%-10s %7s %10s %10s %10s%n", "", "tokens", "median/s", "min/s", "max/s");
         row(out, "prefill", promptTokens, report.prefill);
         row(out, "decode", generateTokens, report.decode);
+        if (report.against != null) {
+            Peer peer = report.against;
+            out.printf("%nagainst  %s, build %s%n%n", peer.program, peer.build);
+            row(out, "prefill", promptTokens, peer.prefill);
+            row(out, "decode", generateTokens, peer.decode);
+            out.printf(Locale.ROOT, "%nPuna's median is %.2f times the other's in prefill, %.2f times in decode%n", peer.prefillRatio,
+                    peer.decodeRatio);
+        }
     }
 
     private static void row(PrintWriter out, String name, int tokens, Spread spread) {

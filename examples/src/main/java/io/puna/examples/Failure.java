@@ -34,6 +34,7 @@ record Failure(int exitCode, String sentence) {
             case OutOfMemoryError e -> new Failure(ExitCode.UNEXPECTED, "not enough memory (" + e.getMessage()
                     + "); a shorter --context or --cache-type f16 takes less");
             case DeviceException e -> new Failure(ExitCode.UNEXPECTED, e.getMessage());
+            case LlamaBench.FailedException e -> new Failure(ExitCode.UNEXPECTED, e.getMessage());
             case IOException e -> new Failure(ExitCode.UNEXPECTED, "reading or writing failed: " + e.getMessage());
             default -> new Failure(ExitCode.UNEXPECTED, "unexpected failure: " + thrown + "; --verbose shows where");
         };

@@ -128,7 +128,7 @@ final class GenerateCommand implements Callable<Integer> {
         try (CtrlC ctrlC = new CtrlC(); LlamaModel model = run.open(); Session session = model.newSession()) {
             String given = promptIds == null ? promptText() : null;
             TokenStream stream = given == null ? session.stream(promptIds, options) : session.stream(given, options);
-            double loadMillis = Json.millis(System.nanoTime() - start);
+            double loadMillis = Text.millis(System.nanoTime() - start);
             PrintWriter out = spec.commandLine().getOut();
             if (json) {
                 stream.forEachRemaining(token -> { });
@@ -187,8 +187,8 @@ final class GenerateCommand implements Callable<Integer> {
     private Report report(GenerationResult result, double loadMillis) {
         return new Report(result.promptTokens(), result.tokens(), result.text(),
                 result.finishReason().name().toLowerCase(Locale.ROOT), loadMillis,
-                Json.millis(result.prefill().toNanos()), Json.millis(result.decode().toNanos()),
-                Json.rate(result.prefillTokensPerSecond()), Json.rate(result.decodeTokensPerSecond()),
+                Text.millis(result.prefill().toNanos()), Text.millis(result.decode().toNanos()),
+                Text.rate(result.prefillTokensPerSecond()), Text.rate(result.decodeTokensPerSecond()),
                 logprobs < 0 ? null : result.logprobs().stream().map(GenerateCommand::logprob).toList());
     }
 

@@ -26,14 +26,4 @@ final class Json {
             throw new IllegalArgumentException("value: expected what JSON can say, got " + value, e);
         }
     }
-
-    /** {@return milliseconds to the microsecond} */
-    static double millis(long nanos) {
-        return nanos / 1000 / 1e3;
-    }
-
-    /** {@return a rate as it is worth printing} */
-    static double rate(double perSecond) {
-        return Math.round(perSecond * 1e3) / 1e3;
-    }
 }

@@ -27,6 +27,11 @@ final class RunOptions {
         return model.get();
     }
 
+    /** {@return the threads that will compute} */
+    int threads() {
+        return threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
+    }
+
     LlamaModel open() throws IOException {
         return LlamaModel.open(model.get(),
                 ModelOptions.defaults().withThreads(threads).withContextLength(context).withCacheType(cacheType));

@@ -9,6 +9,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.FileTime;
+import java.util.Arrays;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.AfterAll;
@@ -20,19 +21,22 @@ class ProgramsIT {
     private static final Path ROOT = Samples.repository();
     private static final Path GGUF = Samples.fixture("gguf/f32.gguf");
     private static final Path STAMP = ROOT.resolve("examples/target/puna.stamp");
+    private static final Path CACHE = ROOT.resolve("examples/target/puna.aot");
     private static final String JAR = "examples/target/puna.jar";
 
     private static FileTime stamped;
 
     /** The launcher builds what is out of date; what Maven has packaged just now is not. */
     @BeforeAll
-    static void tellTheLauncherThatThisIsBuilt() throws IOException {
+    static void tellTheLauncherThatThisIsBuilt() throws Exception {
         if (Files.exists(STAMP)) {
             stamped = Files.getLastModifiedTime(STAMP);
         } else {
             Files.createFile(STAMP);
         }
         Files.setLastModifiedTime(STAMP, FileTime.fromMillis(System.currentTimeMillis()));
+        Run first = Run.process(Map.of(), "examples/puna", "--version"); // makes the cache of classes
+        assertThat(first.code()).as(first.err()).isZero();
     }
 
     @AfterAll
@@ -54,6 +58,53 @@ class ProgramsIT {
         assertThat(run.err()).isEmpty();
         assertThat(run.out().lines()).as("one JSON object").hasSize(1);
         assertThat(run.json().get("tokens")).isEqualTo(prompt.get("greedy"));
+    }
+
+    @Test
+    void theLauncherStartsWithACacheOfClasses() throws Exception {
+        assumeTrue(Files.size(CACHE) > 0, "this JDK makes none");
+        // With this mode Java ends where the cache cannot be used.
+        Run run = Run.process(Map.of("JDK_JAVA_OPTIONS", "-XX:AOTMode=on"), "examples/puna", "tokenize", "--model", GGUF, "--json", "Once");
+
+        assertThat(run.json().get("tokens")).isNotEmpty();
+        assertThat(run.err().lines()).as("what Java says of the variable").hasSize(1);
+    }
+
+    @Test
+    void aCacheThatCannotBeUsedIsPassedOverInSilence() throws Exception {
+        byte[] whole = Files.readAllBytes(CACHE);
+        try {
+            Files.write(CACHE, Arrays.copyOf("no cache at all".getBytes(StandardCharsets.UTF_8), 5000));
+            Run run = Run.process(Map.of(), "examples/puna", "tokenize", "--model", GGUF, "--json", "Once");
+
+            assertThat(run.json().get("tokens")).isNotEmpty();
+            assertThat(run.out().lines()).hasSize(1);
+            assertThat(run.err()).isEmpty();
+        } finally {
+            Files.write(CACHE, whole);
+        }
+    }
+
+    @Test
+    void aJdkThatMakesNoCacheIsNamedOnceAndRuns() throws Exception {
+        byte[] whole = Files.readAllBytes(CACHE);
+        Path made = Path.of(CACHE + ".jdk");
+        byte[] jdk = Files.readAllBytes(made);
+        try {
+            Files.delete(made);
+            Map<String, String> environment = Map.of("JDK_JAVA_OPTIONS", "-XX:AOTMode=off"); // contradicts what makes one
+            Run first = Run.process(environment, "examples/puna", "tokenize", "--model", GGUF, "--json", "Once");
+            assertThat(first.json().get("tokens")).isNotEmpty();
+            assertThat(first.err()).contains("puna: preparing faster starts", "puna: none could be made");
+
+            Run second = Run.process(environment, "examples/puna", "tokenize", "--model", GGUF, "--json", "Once");
+            assertThat(second.json()).isEqualTo(first.json());
+            assertThat(second.err()).doesNotContain("puna:");
+        } finally {
+            Files.write(CACHE, whole);
+            Files.write(made, jdk);
+        }
+        assertThat(ROOT.resolve("examples/target")).isDirectoryNotContaining("glob:**puna.aot.tmp*");
     }
 
     @Test
