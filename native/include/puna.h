@@ -320,6 +320,32 @@ PUNA_API puna_status puna_matmul_forward(puna_context *context, const puna_matmu
                                          const float *x, int64_t x_stride, int64_t rows, int64_t K,
                                          void *workspace, int64_t workspace_bytes);
 
+/* Writes the bytes of workspace that the backward passes of a matrix product want on this context. May be 0. */
+PUNA_API puna_status puna_matmul_backward_workspace_size(puna_context *context, int64_t *bytes);
+
+/*
+ * The gradient of a product's activations: dx[r, k] (= or +=) sum over n of dy[r, n] * w[n, k].
+ *   dx  (rows, K) F32, row stride dx_stride
+ *   w   (N, K) of dtype F32, F16 or BF16
+ *   dy  (rows, N) F32, row stride dy_stride
+ *   accumulate  0: dx =, 1: dx +=, for products that share their activations
+ * Sums are taken in stretches of consecutive n, which are added to dx one after another.
+ */
+PUNA_API puna_status puna_matmul_input_backward(puna_context *context, float *dx, int64_t dx_stride, const void *w,
+                                                int32_t w_dtype, const float *dy, int64_t dy_stride, int64_t rows, int64_t N,
+                                                int64_t K, int32_t accumulate, void *workspace, int64_t workspace_bytes);
+
+/*
+ * The gradient of a product's weight: dw[n, k] += sum over r of dy[r, n] * x[r, k].
+ *   dw  (N, K) F32, +=
+ *   x   (rows, K) F32, row stride x_stride
+ *   dy  (rows, N) F32, row stride dy_stride
+ * Sums are taken in stretches of consecutive rows, which are added to dw one after another.
+ */
+PUNA_API puna_status puna_matmul_weight_backward(puna_context *context, float *dw, const float *x, int64_t x_stride,
+                                                 const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K,
+                                                 void *workspace, int64_t workspace_bytes);
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * Attention
  *

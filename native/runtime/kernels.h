@@ -54,6 +54,12 @@ int64_t PUNA_KERNEL(matmul_workspace_size)(puna_context *, const puna_matmul_pro
 puna_status PUNA_KERNEL(matmul_forward)(puna_context *, const puna_matmul_product *products, int32_t count, float *const y[],
                                         const void *const w[], const float *x, int64_t x_stride, int64_t rows, int64_t K,
                                         void *workspace);
+int64_t PUNA_KERNEL(matmul_backward_workspace_size)(puna_context *);
+puna_status PUNA_KERNEL(matmul_input_backward)(puna_context *, float *dx, int64_t dx_stride, const void *w, int32_t w_dtype,
+                                               const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K,
+                                               int32_t accumulate, void *workspace);
+puna_status PUNA_KERNEL(matmul_weight_backward)(puna_context *, float *dw, const float *x, int64_t x_stride, const float *dy,
+                                                int64_t dy_stride, int64_t rows, int64_t N, int64_t K, void *workspace);
 int64_t PUNA_KERNEL(attention_workspace_size)(puna_context *, int64_t NH, int64_t NKV, int64_t HD);
 puna_status PUNA_KERNEL(attention_forward)(puna_context *, float *y, int64_t y_stride, float *lse, const float *q,
                                            int64_t q_stride, const float *k, const float *v, int64_t kv_stride, int64_t B,

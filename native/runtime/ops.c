@@ -456,6 +456,71 @@ puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product
     return context->ops->matmul_forward(context, products, count, y, w, x, x_stride, rows, K, workspace);
 }
 
+puna_status puna_matmul_backward_workspace_size(puna_context *context, int64_t *bytes) {
+    const char *op = "puna_matmul_backward_workspace_size";
+    TRY(check_context(op, context));
+    if (bytes == NULL) return puna_fail(INVALID, "%s: bytes is null", op);
+    *bytes = context->ops->matmul_backward_workspace_size(context);
+    return OK;
+}
+
+/* output, inputs and workspace share nothing; the workspace is as large as the backward passes want it. */
+static puna_status check_gradient(const char *op, puna_context *context, const area *output, const area *input, const area *dy,
+                                  void *workspace, int64_t workspace_bytes) {
+    area workspace_area;
+    int64_t wanted = context->ops->matmul_backward_workspace_size(context);
+    TRY(check_at_least(op, "workspace_bytes", workspace_bytes, wanted));
+    TRY(check_bytes(op, "workspace", workspace, wanted, &workspace_area));
+    TRY(check_apart(op, output, input));
+    TRY(check_apart(op, output, dy));
+    TRY(check_apart(op, &workspace_area, output));
+    TRY(check_apart(op, &workspace_area, input));
+    return check_apart(op, &workspace_area, dy);
+}
+
+puna_status puna_matmul_input_backward(puna_context *context, float *dx, int64_t dx_stride, const void *w, int32_t w_dtype,
+                                       const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K,
+                                       int32_t accumulate, void *workspace, int64_t workspace_bytes) {
+    const char *op = "puna_matmul_input_backward";
+    area dx_area, w_area, dy_area;
+    TRY(check_context(op, context));
+    TRY(check_dtype(op, "w_dtype", w_dtype, PUNA_DTYPE_BF16 + 1));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_at_least(op, "N", N, 1));
+    TRY(check_at_least(op, "K", K, 1));
+    TRY(check_range(op, "accumulate", accumulate, 0, 1));
+    TRY(check_stride(op, "dx_stride", dx_stride, K));
+    TRY(check_stride(op, "dy_stride", dy_stride, N));
+    TRY(check_at_least(op, "workspace_bytes", workspace_bytes, 0));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "dx", dx, PUNA_DTYPE_F32, rows, K, dx_stride, &dx_area));
+    TRY(check_rows(op, "w", w, w_dtype, N, K, K, &w_area));
+    TRY(check_rows(op, "dy", dy, PUNA_DTYPE_F32, rows, N, dy_stride, &dy_area));
+    TRY(check_gradient(op, context, &dx_area, &w_area, &dy_area, workspace, workspace_bytes));
+    return context->ops->matmul_input_backward(context, dx, dx_stride, w, w_dtype, dy, dy_stride, rows, N, K, accumulate,
+                                               workspace);
+}
+
+puna_status puna_matmul_weight_backward(puna_context *context, float *dw, const float *x, int64_t x_stride, const float *dy,
+                                        int64_t dy_stride, int64_t rows, int64_t N, int64_t K, void *workspace,
+                                        int64_t workspace_bytes) {
+    const char *op = "puna_matmul_weight_backward";
+    area dw_area, x_area, dy_area;
+    TRY(check_context(op, context));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_at_least(op, "N", N, 1));
+    TRY(check_at_least(op, "K", K, 1));
+    TRY(check_stride(op, "x_stride", x_stride, K));
+    TRY(check_stride(op, "dy_stride", dy_stride, N));
+    TRY(check_at_least(op, "workspace_bytes", workspace_bytes, 0));
+    if (rows == 0) return OK;
+    TRY(check_rows(op, "dw", dw, PUNA_DTYPE_F32, N, K, K, &dw_area));
+    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, K, x_stride, &x_area));
+    TRY(check_rows(op, "dy", dy, PUNA_DTYPE_F32, rows, N, dy_stride, &dy_area));
+    TRY(check_gradient(op, context, &dw_area, &x_area, &dy_area, workspace, workspace_bytes));
+    return context->ops->matmul_weight_backward(context, dw, x, x_stride, dy, dy_stride, rows, N, K, workspace);
+}
+
 /* ------------------------------------------------- attention ---------------------------------------------------------- */
 
 static puna_status check_heads(const char *op, int64_t NH, int64_t NKV, int64_t HD) {

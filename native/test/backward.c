@@ -169,6 +169,95 @@ const test_op test_rope_backward = {
     NULL, NULL, NULL, 0,
 };
 
+/* ------------------------------------------------- matrix product ----------------------------------------------------- */
+
+/* Around the tiles' 6 and 8 rows and 8, 16 and 48 columns, the stretches of 256 and the blocks of 48 to 192 and 384. */
+#define SHAPES(X) \
+    X(1, 1, 1, 0) X(1, 7, 5, 0) X(2, 1, 16, 1) X(5, 3, 17, 0) X(6, 8, 8, 1) X(7, 13, 47, 3) X(8, 6, 48, 0) X(9, 31, 49, 1) \
+    X(48, 48, 96, 0) X(49, 47, 95, 5) X(191, 64, 33, 0) X(193, 9, 129, 1) X(17, 255, 31, 0) X(255, 17, 20, 1)                \
+    X(13, 257, 65, 2) X(257, 13, 64, 0) X(3, 1031, 385, 0) X(1031, 3, 20, 0) X(33, 100, 769, 1)
+
+static int64_t workspace_of(puna_context *context) {
+    int64_t bytes = 0;
+    CHECK(puna_matmul_backward_workspace_size(context, &bytes) == PUNA_STATUS_OK, "%s", test_last_error());
+    return bytes;
+}
+
+/*
+ * Products of root mean square 1/3, summed in stretches of 256: each errs as sum_tolerance says, together by the root of their
+ * number, and their sums, added one after another, by as much again.
+ */
+static double product_tolerance(int64_t n) {
+    double stretches = (double)puna_ceil_div(n, 256);
+    return 2 * sum_tolerance(puna_min(n, 256)) / 3 * sqrt(stretches) + 3 * TEST_EPS;
+}
+
+static const int64_t matmul_input_cases[][TEST_DIMENSIONS] = {
+#define X(rows, N, K, padding) {F32, rows, N, K, padding, 0}, {(rows + N) % 3, rows, N, K, padding, 1},
+    SHAPES(X)
+#undef X
+};
+
+static int matmul_input_buffers(puna_context *context, const int64_t *d, test_buffer *b) {
+    int64_t bytes = workspace_of(context);
+    b[0] = (test_buffer){.name = "dx", .role = d[5] ? TEST_IN_OUT : TEST_OUTPUT, .rows = d[1], .columns = d[3],
+                         .stride = d[3] + d[4], .absolute = product_tolerance(d[2]), .relative = 2 * TEST_EPS};
+    b[1] = (test_buffer){.name = "w", .dtype = (int32_t)d[0], .rows = d[2], .columns = d[3]};
+    b[2] = (test_buffer){.name = "dy", .rows = d[1], .columns = d[2], .stride = d[2] + d[4]};
+    b[3] = (test_buffer){.name = "workspace", .role = TEST_WORKSPACE, .rows = bytes > 0, .columns = puna_ceil_div(bytes, 4)};
+    return 4;
+}
+
+static puna_status matmul_input_call(puna_context *context, const int64_t *d, const test_buffer *b) {
+    return puna_matmul_input_backward(context, b[0].data, b[0].stride, b[1].data, (int32_t)d[0], b[2].data, b[2].stride, d[1],
+                                      d[2], d[3], (int32_t)d[5], b[3].data, b[3].bytes);
+}
+
+static double matmul_input_flops(const int64_t *d) { return 2.0 * (double)(d[1] * d[2]) * (double)d[3]; }
+
+static const int64_t matmul_input_benchmarks[][TEST_DIMENSIONS] = {
+    {F32, 1024, 288, 288, 0, 1}, {F32, 1024, 768, 288, 0, 1}, {F32, 1024, 288, 768, 0, 0}, {F32, 256, 32000, 288, 0, 0},
+    {F32, 1024, 32000, 288, 0, 0}, {BF16, 1024, 768, 288, 0, 0},
+};
+
+const test_op test_matmul_input_backward = {
+    "matmul_input_backward", "w_dtype rows N K padding accumulate", matmul_input_cases, TEST_COUNT(matmul_input_cases),
+    matmul_input_buffers, matmul_input_call, matmul_input_flops, NULL, matmul_input_benchmarks,
+    TEST_COUNT(matmul_input_benchmarks),
+};
+
+static const int64_t matmul_weight_cases[][TEST_DIMENSIONS] = {
+#define X(rows, N, K, padding) {rows, N, K, padding},
+    SHAPES(X)
+#undef X
+};
+
+static int matmul_weight_buffers(puna_context *context, const int64_t *d, test_buffer *b) {
+    int64_t bytes = workspace_of(context);
+    b[0] = (test_buffer){.name = "dw", .role = TEST_IN_OUT, .rows = d[1], .columns = d[2],
+                         .absolute = product_tolerance(d[0]), .relative = 2 * TEST_EPS};
+    b[1] = (test_buffer){.name = "x", .rows = d[0], .columns = d[2], .stride = d[2] + d[3]};
+    b[2] = (test_buffer){.name = "dy", .rows = d[0], .columns = d[1], .stride = d[1] + d[3]};
+    b[3] = (test_buffer){.name = "workspace", .role = TEST_WORKSPACE, .rows = bytes > 0, .columns = puna_ceil_div(bytes, 4)};
+    return 4;
+}
+
+static puna_status matmul_weight_call(puna_context *context, const int64_t *d, const test_buffer *b) {
+    return puna_matmul_weight_backward(context, b[0].data, b[1].data, b[1].stride, b[2].data, b[2].stride, d[0], d[1], d[2],
+                                       b[3].data, b[3].bytes);
+}
+
+static double matmul_weight_flops(const int64_t *d) { return 2.0 * (double)(d[0] * d[1]) * (double)d[2]; }
+
+static const int64_t matmul_weight_benchmarks[][TEST_DIMENSIONS] = {
+    {1024, 288, 288, 0}, {1024, 768, 288, 0}, {1024, 288, 768, 0}, {256, 32000, 288, 0}, {1024, 32000, 288, 0},
+};
+
+const test_op test_matmul_weight_backward = {
+    "matmul_weight_backward", "rows N K padding", matmul_weight_cases, TEST_COUNT(matmul_weight_cases), matmul_weight_buffers,
+    matmul_weight_call, matmul_weight_flops, NULL, matmul_weight_benchmarks, TEST_COUNT(matmul_weight_benchmarks),
+};
+
 /* ------------------------------------------------- cross-entropy ------------------------------------------------------ */
 
 enum { IGNORED = -100 };

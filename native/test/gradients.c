@@ -157,6 +157,33 @@ static puna_status rope_backward(state *s) {
                               s->d[3]);
 }
 
+/* ------------------------------------------------- matrix product ----------------------------------------------------- */
+
+static const int64_t matmul_cases[][TEST_DIMENSIONS] = {{1, 1, 1}, {5, 3, 7}, {2, 17, 13}, {13, 2, 31}};
+
+static void matmul_size(state *s) {
+    s->sizes[0] = s->d[0] * s->d[2];
+    s->sizes[1] = s->d[1] * s->d[2];
+    s->outputs = s->d[0] * s->d[1];
+}
+
+static puna_status matmul_forward(state *s) {
+    puna_matmul_product product = {.N = s->d[1], .y_stride = s->d[1]};
+    return puna_matmul_forward(s->context, &product, 1, s->y, s->x[1], NULL, NULL, NULL, NULL, s->x[0], s->d[2], s->d[0],
+                               s->d[2], NULL, 0);
+}
+
+static puna_status matmul_backward(state *s, int32_t accumulate) {
+    puna_status status = puna_matmul_input_backward(s->context, s->dx[0], s->d[2], s->x[1], PUNA_DTYPE_F32, s->dy, s->d[1],
+                                                    s->d[0], s->d[1], s->d[2], accumulate, NULL, 0);
+    if (status != PUNA_STATUS_OK) return status;
+    return puna_matmul_weight_backward(s->context, s->dx[1], s->x[0], s->d[2], s->dy, s->d[1], s->d[0], s->d[1], s->d[2], NULL,
+                                       0);
+}
+
+static puna_status matmul_one(state *s) { return matmul_backward(s, 0); }
+static puna_status matmul_another(state *s) { return matmul_backward(s, 1); }
+
 /* ------------------------------------------------- cross-entropy ------------------------------------------------------ */
 
 /* The loss is the sum of the rows' times SCALE: dy is fixed at that, and y the rows' losses. */
@@ -187,6 +214,8 @@ static const gradient gradients[] = {
     {"puna_rmsnorm_forward", "puna_rmsnorm_backward, accumulating", CASES(rmsnorm), rmsnorm_forward, rmsnorm_residual, 3},
     {"puna_swiglu_forward", "puna_swiglu_backward", CASES(swiglu), swiglu_forward, swiglu_backward, 0},
     {"puna_rope_forward", "puna_rope_backward", CASES(rope), rope_forward, rope_backward, 0},
+    {"puna_matmul_forward", "puna_matmul_input_backward and weight_backward", CASES(matmul), matmul_forward, matmul_one, 2},
+    {"puna_matmul_forward", "puna_matmul_input_backward, accumulating", CASES(matmul), matmul_forward, matmul_another, 3},
     {"the losses of puna_cross_entropy_forward_backward", "puna_cross_entropy_forward_backward", CASES(cross_entropy),
      cross_entropy_forward, cross_entropy_backward, 0},
 };

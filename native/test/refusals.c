@@ -277,6 +277,36 @@ static void backward(void) {
     accepted("an ignored target", LOSS(extra, out, in, ids, 1));
 #undef LOSS
 
+    int64_t bytes = 0;
+    REFUSED("bytes is null", puna_matmul_backward_workspace_size(c, NULL));
+    CHECK(puna_matmul_backward_workspace_size(c, &bytes) == PUNA_STATUS_OK, "%s", test_last_error());
+    void *workspace = malloc((size_t)bytes + 1);
+#define INPUT(dx, dx_stride, w, dtype, dy, dy_stride, accumulate, size) \
+    puna_matmul_input_backward(c, dx, dx_stride, w, dtype, dy, dy_stride, ROWS, 4, C, accumulate, workspace, size)
+    REFUSED("w_dtype is 3, expected 0 (F32) to 2 (BF16)", INPUT(out, C, in, 3, in2, 4, 0, bytes));
+    REFUSED("dx_stride is 7", INPUT(out, 7, in, 0, in2, 4, 0, bytes));
+    REFUSED("dy_stride is 3", INPUT(out, C, in, 0, in2, 3, 0, bytes));
+    REFUSED("accumulate is -1", INPUT(out, C, in, 0, in2, 4, -1, bytes));
+    REFUSED("w is null", INPUT(out, C, NULL, 0, in2, 4, 0, bytes));
+    REFUSED("dx overlaps w", INPUT(out, C, out, 0, in2, 4, 0, bytes));
+    REFUSED("dx overlaps dy", INPUT(out, C, in, 0, out, 4, 0, bytes));
+    if (bytes > 0) REFUSED("workspace_bytes is", INPUT(out, C, in, 0, in2, 4, 0, bytes - 1));
+    ACCEPTED(INPUT(out, C, in, 0, in2, 4, 1, bytes));
+#undef INPUT
+#define WEIGHT(dw, x, x_stride, dy, dy_stride, size) \
+    puna_matmul_weight_backward(c, dw, x, x_stride, dy, dy_stride, ROWS, 4, C, workspace, size)
+    REFUSED("x_stride is 7", WEIGHT(out, in, 7, in2, 4, bytes));
+    REFUSED("dy_stride is 3", WEIGHT(out, in, C, in2, 3, bytes));
+    REFUSED("dw is null", WEIGHT(NULL, in, C, in2, 4, bytes));
+    REFUSED("dw overlaps x", WEIGHT(out, out, C, in2, 4, bytes));
+    REFUSED("dw overlaps dy", WEIGHT(out, in, C, out + 31, 4, bytes));
+    if (bytes > 0) REFUSED("workspace_bytes is", WEIGHT(out, in, C, in2, 4, bytes - 1));
+    ACCEPTED(WEIGHT(out, in, C, in2, 4, bytes));
+#undef WEIGHT
+    free(workspace);
+    ACCEPTED(puna_matmul_input_backward(c, NULL, C, NULL, 0, NULL, 4, 0, 4, C, 0, NULL, 0));
+    ACCEPTED(puna_matmul_weight_backward(c, NULL, NULL, C, NULL, 4, 0, 4, C, NULL, 0));
+
     double sum = 7;
     REFUSED("n is -1", puna_squared_norm(c, &sum, in, -1));
     REFUSED("result is null", puna_squared_norm(c, NULL, in, 4));

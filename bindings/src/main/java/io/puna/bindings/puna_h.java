@@ -1680,6 +1680,209 @@ public class puna_h extends puna_h$shared {
         }
     }
 
+    private static class puna_matmul_backward_workspace_size {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_matmul_backward_workspace_size");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_matmul_backward_workspace_size(puna_context *context, int64_t *bytes)
+     * }
+     */
+    public static FunctionDescriptor puna_matmul_backward_workspace_size$descriptor() {
+        return puna_matmul_backward_workspace_size.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_matmul_backward_workspace_size(puna_context *context, int64_t *bytes)
+     * }
+     */
+    public static MethodHandle puna_matmul_backward_workspace_size$handle() {
+        return puna_matmul_backward_workspace_size.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_matmul_backward_workspace_size(puna_context *context, int64_t *bytes)
+     * }
+     */
+    public static MemorySegment puna_matmul_backward_workspace_size$address() {
+        return puna_matmul_backward_workspace_size.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_matmul_backward_workspace_size(puna_context *context, int64_t *bytes)
+     * }
+     */
+    public static int puna_matmul_backward_workspace_size(MemorySegment context, MemorySegment bytes) {
+        var mh$ = puna_matmul_backward_workspace_size.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_matmul_backward_workspace_size", context, bytes);
+            }
+            return (int)mh$.invokeExact(context, bytes);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_matmul_input_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_POINTER,
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_matmul_input_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_matmul_input_backward(puna_context *context, float *dx, int64_t dx_stride, const void *w, int32_t w_dtype, const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K, int32_t accumulate, void *workspace, int64_t workspace_bytes)
+     * }
+     */
+    public static FunctionDescriptor puna_matmul_input_backward$descriptor() {
+        return puna_matmul_input_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_matmul_input_backward(puna_context *context, float *dx, int64_t dx_stride, const void *w, int32_t w_dtype, const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K, int32_t accumulate, void *workspace, int64_t workspace_bytes)
+     * }
+     */
+    public static MethodHandle puna_matmul_input_backward$handle() {
+        return puna_matmul_input_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_matmul_input_backward(puna_context *context, float *dx, int64_t dx_stride, const void *w, int32_t w_dtype, const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K, int32_t accumulate, void *workspace, int64_t workspace_bytes)
+     * }
+     */
+    public static MemorySegment puna_matmul_input_backward$address() {
+        return puna_matmul_input_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_matmul_input_backward(puna_context *context, float *dx, int64_t dx_stride, const void *w, int32_t w_dtype, const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K, int32_t accumulate, void *workspace, int64_t workspace_bytes)
+     * }
+     */
+    public static int puna_matmul_input_backward(MemorySegment context, MemorySegment dx, long dx_stride, MemorySegment w, int w_dtype, MemorySegment dy, long dy_stride, long rows, long N, long K, int accumulate, MemorySegment workspace, long workspace_bytes) {
+        var mh$ = puna_matmul_input_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_matmul_input_backward", context, dx, dx_stride, w, w_dtype, dy, dy_stride, rows, N, K, accumulate, workspace, workspace_bytes);
+            }
+            return (int)mh$.invokeExact(context, dx, dx_stride, w, w_dtype, dy, dy_stride, rows, N, K, accumulate, workspace, workspace_bytes);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_matmul_weight_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_POINTER,
+            puna_h.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_matmul_weight_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_matmul_weight_backward(puna_context *context, float *dw, const float *x, int64_t x_stride, const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K, void *workspace, int64_t workspace_bytes)
+     * }
+     */
+    public static FunctionDescriptor puna_matmul_weight_backward$descriptor() {
+        return puna_matmul_weight_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_matmul_weight_backward(puna_context *context, float *dw, const float *x, int64_t x_stride, const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K, void *workspace, int64_t workspace_bytes)
+     * }
+     */
+    public static MethodHandle puna_matmul_weight_backward$handle() {
+        return puna_matmul_weight_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_matmul_weight_backward(puna_context *context, float *dw, const float *x, int64_t x_stride, const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K, void *workspace, int64_t workspace_bytes)
+     * }
+     */
+    public static MemorySegment puna_matmul_weight_backward$address() {
+        return puna_matmul_weight_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_matmul_weight_backward(puna_context *context, float *dw, const float *x, int64_t x_stride, const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K, void *workspace, int64_t workspace_bytes)
+     * }
+     */
+    public static int puna_matmul_weight_backward(MemorySegment context, MemorySegment dw, MemorySegment x, long x_stride, MemorySegment dy, long dy_stride, long rows, long N, long K, MemorySegment workspace, long workspace_bytes) {
+        var mh$ = puna_matmul_weight_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_matmul_weight_backward", context, dw, x, x_stride, dy, dy_stride, rows, N, K, workspace, workspace_bytes);
+            }
+            return (int)mh$.invokeExact(context, dw, x, x_stride, dy, dy_stride, rows, N, K, workspace, workspace_bytes);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class puna_attention_workspace_size {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             puna_h.C_INT,
