@@ -8,6 +8,6 @@ public enum FinishReason {
     STOP,
     /** The model ended the text. */
     EOS,
-    /** {@link TokenStream#cancel()}, or the generating thread was interrupted. */
+    /** {@link TokenStream#cancel()}, the generating thread was interrupted, or a hook or listener threw. */
     CANCELLED
 }

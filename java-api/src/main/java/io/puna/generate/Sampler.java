@@ -91,11 +91,14 @@ final class Sampler {
         double left = 0;
         double floor = options.minP();
         int kept = 0;
-        double rankedTotal = 0;
-        for (int i = 0; i < count; i++) {
-            rankedTotal += weights[id(candidates[i])];
+        double whole = total;
+        if (options.topK() > 0 && options.topK() < logits.length) {
+            whole = 0;
+            for (int i = 0; i < count; i++) {
+                whole += weights[id(candidates[i])];
+            }
         }
-        double nucleus = options.topP() < 1 ? options.topP() * rankedTotal : Double.POSITIVE_INFINITY;
+        double nucleus = options.topP() < 1 ? options.topP() * whole : Double.POSITIVE_INFINITY;
         for (int i = 0; i < count && left < nucleus; i++) {
             double weight = weights[id(candidates[i])];
             if (weight >= floor && weight > 0) {

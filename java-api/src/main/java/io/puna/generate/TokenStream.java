@@ -103,6 +103,8 @@ public final class TokenStream implements Iterator<GeneratedToken> {
     /**
      * {@return the next token, computed now}
      *
+     * <p>A stream whose hook throws is at its end.
+     *
      * @throws NoSuchElementException if the generation has ended
      * @throws IllegalStateException  if the session or the model is closed, the session is in use by another thread, or a later
      *                                generation has begun on it
@@ -114,6 +116,7 @@ public final class TokenStream implements Iterator<GeneratedToken> {
             throw new NoSuchElementException("the generation has ended: " + finishReason);
         }
         session.enter(generation);
+        boolean computed = false;
         try {
             long start = System.nanoTime();
             if (!tokens.isEmpty()) {
@@ -129,8 +132,14 @@ public final class TokenStream implements Iterator<GeneratedToken> {
             } else {
                 decodeNanos += nanos;
             }
-            return accept(token, logprob);
+            GeneratedToken accepted = accept(token, logprob);
+            computed = true;
+            return accepted;
         } finally {
+            if (!computed) {
+                // The cache may hold the last token already: to compute it once more would be another text.
+                finishReason = FinishReason.CANCELLED;
+            }
             session.leave();
         }
     }

@@ -48,6 +48,9 @@ final class Checks {
         if (!tensor.segment().scope().isAlive()) {
             throw new IllegalStateException(name + ": its memory is closed");
         }
+        if (!tensor.segment().isAccessibleBy(Thread.currentThread())) {
+            throw new WrongThreadException(name + ": expected memory of this thread or a shared arena, got another thread's");
+        }
     }
 
     static void contiguous(Tensor tensor, String name) {

@@ -3,13 +3,13 @@ package io.puna.model;
 /**
  * How rotary frequencies are stretched beyond the context a model was first trained on. Each variant turns the plain frequencies
  * {@code theta^(-2i/HD)} into those of the scaled model; angles are position times frequency. The formulas are those of the Hugging
- * Face reference, whose checkpoints carry the parameters.
+ * Face reference, whose checkpoints carry the parameters, and so is the arithmetic: F32, rounded where the reference rounds. A
+ * frequency's last bits are multiplied by the position, so that better ones would turn far tokens by another angle than the model
+ * was trained with.
  */
 public sealed interface RopeScaling {
     /**
      * {@return the frequencies in radians per position, one for each of the HD / 2 pairs}
-     *
-     * <p>Computed in double and rounded to F32 once.
      *
      * @param theta          base of the plain frequencies
      * @param headWidth      HD, even
@@ -27,8 +27,13 @@ public sealed interface RopeScaling {
         return false;
     }
 
-    private static double plain(double theta, int headWidth, int pair) {
-        return 1.0 / Math.pow(theta, (double) (2 * pair) / headWidth);
+    /** The wavelength over 2 pi. */
+    private static float inverse(double theta, int headWidth, int pair) {
+        return (float) Math.pow((float) theta, (float) (2 * pair) / headWidth);
+    }
+
+    private static float plain(double theta, int headWidth, int pair) {
+        return 1 / inverse(theta, headWidth, pair);
     }
 
     /** Unscaled frequencies. */
@@ -37,7 +42,7 @@ public sealed interface RopeScaling {
         public float[] frequencies(double theta, int headWidth, int sequenceLength) {
             float[] frequencies = new float[headWidth / 2];
             for (int i = 0; i < frequencies.length; i++) {
-                frequencies[i] = (float) plain(theta, headWidth, i);
+                frequencies[i] = plain(theta, headWidth, i);
             }
             return frequencies;
         }
@@ -53,7 +58,7 @@ public sealed interface RopeScaling {
         public float[] frequencies(double theta, int headWidth, int sequenceLength) {
             float[] frequencies = new float[headWidth / 2];
             for (int i = 0; i < frequencies.length; i++) {
-                frequencies[i] = (float) (plain(theta, headWidth, i) / factor);
+                frequencies[i] = plain(theta, headWidth, i) / (float) factor;
             }
             return frequencies;
         }
@@ -72,15 +77,15 @@ public sealed interface RopeScaling {
         public float[] frequencies(double theta, int headWidth, int sequenceLength) {
             float[] frequencies = new float[headWidth / 2];
             for (int i = 0; i < frequencies.length; i++) {
-                double frequency = plain(theta, headWidth, i);
-                double wavelength = 2 * Math.PI / frequency;
-                if (wavelength > originalContext / lowFrequency) {
-                    frequency /= factor;
-                } else if (wavelength >= originalContext / highFrequency) {
-                    double smooth = (originalContext / wavelength - lowFrequency) / (highFrequency - lowFrequency);
-                    frequency = (1 - smooth) * frequency / factor + smooth * frequency;
+                float frequency = plain(theta, headWidth, i);
+                float wavelength = 1 / frequency * (float) (2 * Math.PI);
+                if (wavelength > (float) (originalContext / lowFrequency)) {
+                    frequency /= (float) factor;
+                } else if (wavelength >= (float) (originalContext / highFrequency)) {
+                    float smooth = (1 / wavelength * originalContext - (float) lowFrequency) / (float) (highFrequency - lowFrequency);
+                    frequency = (1 - smooth) * frequency / (float) factor + smooth * frequency;
                 }
-                frequencies[i] = (float) frequency;
+                frequencies[i] = frequency;
             }
             return frequencies;
         }
@@ -120,9 +125,9 @@ public sealed interface RopeScaling {
             }
             float[] frequencies = new float[headWidth / 2];
             for (int i = 0; i < frequencies.length; i++) {
-                double frequency = plain(theta, headWidth, i);
-                double interpolated = Math.clamp((i - low) / (high - low), 0.0, 1.0);
-                frequencies[i] = (float) (frequency / factor * interpolated + frequency * (1 - interpolated));
+                float inverse = inverse(theta, headWidth, i);
+                float kept = 1 - Math.clamp((i - (float) low) / (float) (high - low), 0f, 1f);
+                frequencies[i] = 1 / ((float) factor * inverse) * (1 - kept) + 1 / inverse * kept;
             }
             return frequencies;
         }
@@ -144,8 +149,9 @@ public sealed interface RopeScaling {
         @Override
         public float[] frequencies(double theta, int headWidth, int sequenceLength) {
             int length = Math.max(sequenceLength, originalContext);
-            double stretch = factor * length / originalContext - (factor - 1);
-            double base = headWidth == 2 ? theta : theta * Math.pow(stretch, headWidth / (headWidth - 2.0));
+            float stretch = (float) factor * length / originalContext - (float) (factor - 1);
+            float growth = (float) Math.pow(stretch, headWidth / (headWidth - 2.0));
+            float base = headWidth == 2 ? (float) theta : (float) theta * growth;
             return new None().frequencies(base, headWidth, length);
         }
 
@@ -177,7 +183,7 @@ public sealed interface RopeScaling {
         public float[] frequencies(double theta, int headWidth, int sequenceLength) {
             float[] frequencies = new None().frequencies(theta, headWidth, sequenceLength);
             for (int i = 0; i < frequencies.length; i++) {
-                frequencies[i] = (float) (plain(theta, headWidth, i) / divisors[i]);
+                frequencies[i] /= divisors[i];
             }
             return frequencies;
         }

@@ -11,6 +11,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Random;
 import java.util.TreeMap;
+import java.util.TreeSet;
 import java.util.function.UnaryOperator;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
@@ -105,6 +106,17 @@ class SamplerTest {
         double mean = drawn.stream().mapToDouble(id -> logits[id]).average().orElseThrow();
         double expectedMean = expected.entrySet().stream().mapToDouble(e -> logits[e.getKey()] * e.getValue()).sum();
         assertThat(mean).isCloseTo(expectedMean, within(0.2));
+    }
+
+    /** Tokens too improbable to be ranked still count in what the nucleus is a share of. */
+    @Test
+    void theNucleusIsAShareOfAllTokensNotOfThoseRanked() {
+        float[] logits = new float[10_000];
+        for (int id = 0; id < logits.length; id++) {
+            logits[id] = (float) Math.log(id == 0 ? 0.1 : id <= 10 ? 0.0805 : 0.095 / 9989);
+        }
+        List<Integer> drawn = draws(o -> o.temperature(1).topP(0.9).seed(5), logits, 1000);
+        assertThat(new TreeSet<>(drawn)).isEqualTo(distribution(logits, 1, 0, 0.9, 0).keySet());
     }
 
     @Test

@@ -270,6 +270,25 @@ class SessionTest {
     }
 
     @Test
+    void aStreamWhoseHookThrowsIsAtItsEndAndTheSessionGoesOn() {
+        int[] prompt = prompt(10, 23);
+        LogitsHook third = (tokens, logits) -> {
+            if (tokens.size() == 12) {
+                throw new UnsupportedOperationException("hook");
+            }
+        };
+        try (Session session = model.newSession()) {
+            List<Integer> whole = session.generate(prompt, options(8).build()).tokens();
+            TokenStream stream = session.stream(prompt, options(8).logitsHook(third).build());
+            List<Integer> got = List.of(stream.next().id(), stream.next().id());
+            assertThatThrownBy(stream::next).isInstanceOf(UnsupportedOperationException.class);
+            assertThat(stream.hasNext()).isFalse();
+            assertThat(stream.result().tokens()).isEqualTo(got).isEqualTo(whole.subList(0, 2));
+            assertThat(session.generate(prompt, options(8).build()).tokens()).isEqualTo(whole);
+        }
+    }
+
+    @Test
     void interruptingTheThreadCancels() {
         try (Session session = model.newSession()) {
             Thread.currentThread().interrupt();

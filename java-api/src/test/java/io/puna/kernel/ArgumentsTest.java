@@ -245,7 +245,7 @@ class ArgumentsTest {
             });
             thread.join();
         }
-        assertThat(thrown[0]).isInstanceOf(WrongThreadException.class);
+        assertThat(thrown[0]).isInstanceOf(WrongThreadException.class).hasMessageContaining("y: expected memory of this thread");
     }
 
     @ParameterizedTest

@@ -3,6 +3,7 @@ package io.puna.model;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
+import java.util.stream.IntStream;
 import org.assertj.core.data.Offset;
 import org.junit.jupiter.api.Test;
 
@@ -16,7 +17,15 @@ class RopeScalingTest {
     void plainFrequenciesAreAGeometricRow() {
         assertThat(PLAIN).hasSize(32);
         assertThat(PLAIN[0]).isEqualTo(1f);
-        assertThat(PLAIN[16]).isEqualTo((float) Math.pow(THETA, -0.5));
+        assertThat(PLAIN[16]).isEqualTo(0.01f);
+    }
+
+    /** Bits of what PyTorch makes of 1.0 / (theta ** (arange(0, HD, 2).float() / HD)); rounded once, most of them are others. */
+    @Test
+    void plainFrequenciesAreTheReferencesBits() {
+        float[] frequencies = new RopeScaling.None().frequencies(500_000, 80, 0);
+        assertThat(IntStream.of(1, 7, 13, 19, 26, 32, 39).map(i -> Float.floatToRawIntBits(frequencies[i])))
+                .containsExactly(0x3f3866ec, 0x3dce115e, 0x3c66477b, 0x3b00aae8, 0x394f2486, 0x37e77aee, 0x363a549d);
     }
 
     @Test
