@@ -43,7 +43,8 @@ final class LlamaBench {
             throw new AccessDeniedException(program.toString());
         }
         if (Files.isDirectory(model)) {
-            throw new IllegalArgumentException("--against: expected a GGUF file as the model, which both can read, got the directory " + model);
+            throw new IllegalArgumentException("--against: expected a GGUF file as the model, which both can read, got "
+                    + "the directory " + model);
         }
         this.program = program.toAbsolutePath();
         this.model = model.toAbsolutePath();
@@ -104,12 +105,13 @@ final class LlamaBench {
 
     private FailedException notUnderstood(String output) {
         String text = output.strip();
-        return new FailedException(program, "expected JSON as llama-bench prints it, with n_prompt, n_gen and avg_ts of both runs, got "
-                + (text.isEmpty() ? "nothing" : Text.visible(text.substring(0, Math.min(text.length(), 60)))));
+        return new FailedException(program, "expected JSON as llama-bench prints it, with n_prompt, n_gen and avg_ts of both"
+                + " runs, got " + (text.isEmpty() ? "nothing" : Text.visible(text.substring(0, Math.min(text.length(), 60)))));
     }
 
     private static String lastLine(Path file) throws IOException {
-        List<String> lines = new String(Files.readAllBytes(file), StandardCharsets.UTF_8).lines().filter(line -> !line.isBlank()).toList();
+        List<String> lines = new String(Files.readAllBytes(file), StandardCharsets.UTF_8).lines()
+                .filter(line -> !line.isBlank()).toList();
         return lines.isEmpty() ? "" : ", " + Text.visible(lines.getLast());
     }
 }
