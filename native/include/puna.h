@@ -48,7 +48,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a signature, struct, enum value or contract in this file changes. */
-#define PUNA_ABI_VERSION 1
+#define PUNA_ABI_VERSION 2
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Status, errors, identity
@@ -302,9 +302,15 @@ typedef struct puna_matmul_product {
     int32_t accumulate; /* 0: y =, 1: y +=                                                                          */
 } puna_matmul_product;
 
-/* Writes the bytes of workspace that puna_matmul_forward wants for these products, rows and K. May be 0. */
+/* How activations meet weights of block types. Weights of plain types are always multiplied with x as it is. */
+enum {
+    PUNA_ACTIVATIONS_F32 = 0, /* x stays F32                                                                        */
+    PUNA_ACTIVATIONS_INT8 = 1 /* x is first rounded to int8, a block at a time: faster, about as exact as Q8_0 is   */
+};
+
+/* Writes the bytes of workspace that puna_matmul_forward wants for these products, rows, K and activations. May be 0. */
 PUNA_API puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_product *products, int32_t count,
-                                                int64_t rows, int64_t K, int64_t *bytes);
+                                                int64_t rows, int64_t K, int32_t activations, int64_t *bytes);
 
 /*
  * One to three products of the same activations (query, key and value; gate and up):
@@ -313,11 +319,22 @@ PUNA_API puna_status puna_matmul_workspace_size(puna_context *context, const pun
  *   w0..w2  (N_p, K) of products[p].w_dtype; null from count on
  *   x       (rows, K) F32, row stride x_stride
  *   K       a whole number of blocks of every w_dtype
- * Weights of block types are decoded exactly; activations stay F32.
+ *   activations  PUNA_ACTIVATIONS_*
+ *
+ * With PUNA_ACTIVATIONS_F32 weights of block types are decoded exactly.
+ *
+ * With PUNA_ACTIVATIONS_INT8 a block of such a weight meets the activations of its elements rounded to
+ * q = rint(x * (127 / a)) and d_x = a / 127, where a is the largest |x| of the block: 32 elements for Q8_0 and Q4_0, 256 for Q4_K and Q6_K. All of it is F32,
+ * ties go to even, and a below 2^-100 counts as 0. For each block, in order of k,
+ *   Q8_0  Q4_0   y += (d * d_x) * sum of q_w * q                 q_w: what multiplies d in the table of types
+ *   Q6_K         y += (d * d_x) * sum of scale * q_w * q
+ *   Q4_K         y += (d * d_x) * sum of scale * q_w * q, then  y -= (m * d_x) * sum of min * q
+ * The sums of integers are exact and then rounded to F32 once; each product of factors is rounded, each += is one fused
+ * multiply-add (on the baseline of x86-64 two roundings). An element that is NaN or infinite makes its row of y NaN.
  */
 PUNA_API puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product *products, int32_t count,
                                          float *y0, const void *w0, float *y1, const void *w1, float *y2, const void *w2,
-                                         const float *x, int64_t x_stride, int64_t rows, int64_t K,
+                                         const float *x, int64_t x_stride, int64_t rows, int64_t K, int32_t activations,
                                          void *workspace, int64_t workspace_bytes);
 
 /* Writes the bytes of workspace that the backward passes of a matrix product want on this context. May be 0. */

@@ -9,6 +9,8 @@
 
 #include "puna.h"
 
+#include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -16,6 +18,9 @@
 #define PUNA_Q4_0_ELEMENTS 32
 #define PUNA_Q4_K_ELEMENTS 256
 #define PUNA_Q6_K_ELEMENTS 256
+
+/* Below it a group of activations counts as zero: its reciprocal would not be an ordinary F32. */
+#define PUNA_QUANTIZED_ZERO 0x1p-100f
 
 typedef struct puna_q8_0 {
     uint16_t d;    /* F16                                                                                           */
@@ -130,6 +135,26 @@ static inline float puna_value(const void *row, int32_t dtype, int64_t i) {
     case PUNA_DTYPE_Q4_K: return puna_q4_k_value((const puna_q4_k *)row + i / 256, (int)(i % 256));
     default: return puna_q6_k_value((const puna_q6_k *)row + i / 256, (int)(i % 256));
     }
+}
+
+/*
+ * Activations of PUNA_ACTIVATIONS_INT8, rounded n elements at a time: q and the returned scale d so that x is near d * q, or
+ * d = NaN and q = 0 when an element is NaN or infinite.
+ */
+static inline float puna_quantize(int8_t *q, const float *x, int64_t n) {
+    float largest = 0;
+    bool finite = true;
+    for (int64_t i = 0; i < n; i++) {
+        largest = fmaxf(largest, fabsf(x[i]));
+        finite = finite && isfinite(x[i]);
+    }
+    if (!finite || largest < PUNA_QUANTIZED_ZERO) {
+        memset(q, 0, (size_t)n);
+        return finite ? 0 : NAN;
+    }
+    float inverse = 127 / largest;
+    for (int64_t i = 0; i < n; i++) q[i] = (int8_t)rintf(x[i] * inverse);
+    return largest / 127;
 }
 
 #endif

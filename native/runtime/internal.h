@@ -1,7 +1,8 @@
 /*
  * What the library's own files share: the context, the table of operations a backend fills, the thread pool, and failing.
  *
- * A public function (runtime/ops.c) checks its arguments once and calls context->ops->same_name. A backend is a filled
+ * A public function (runtime/ops.c) checks its arguments once and calls context->ops->same_name (puna_matmul_forward one or both
+ * of two: see there). A backend is a filled
  * puna_ops: reference/ (scalar, one thread, F64 sums), cpu/ (one table per instruction set, from the same sources), and the
  * CUDA library's, which comes through dlopen. Every entry may rely on the checks of runtime/ops.c.
  */
@@ -15,7 +16,7 @@
 
 typedef struct puna_pool puna_pool;
 
-/* One entry per operation, with the public signature and the public contract. */
+/* One entry per operation, with the public signature and the public contract; of the matrix product two. */
 typedef struct puna_ops {
     const char *name; /* "reference", "avx2", …                                                                     */
     puna_status (*dequantize)(puna_context *, float *y, const void *w, int32_t dtype, int64_t rows, int64_t C);
@@ -41,11 +42,18 @@ typedef struct puna_ops {
                                 int64_t heads, int64_t HD);
     puna_status (*rope_backward)(puna_context *, float *dx, int64_t dx_stride, const float *table, int32_t layout,
                                  int64_t rows, int64_t heads, int64_t HD);
+    /* The activations F32. */
     int64_t (*matmul_workspace_size)(puna_context *, const puna_matmul_product *products, int32_t count, int64_t rows,
                                      int64_t K);
     puna_status (*matmul_forward)(puna_context *, const puna_matmul_product *products, int32_t count, float *const y[],
                                   const void *const w[], const float *x, int64_t x_stride, int64_t rows, int64_t K,
                                   void *workspace);
+    /* All weights of block types, the activations rounded to int8. */
+    int64_t (*matmul_int8_workspace_size)(puna_context *, const puna_matmul_product *products, int32_t count, int64_t rows,
+                                          int64_t K);
+    puna_status (*matmul_int8_forward)(puna_context *, const puna_matmul_product *products, int32_t count, float *const y[],
+                                       const void *const w[], const float *x, int64_t x_stride, int64_t rows, int64_t K,
+                                       void *workspace);
     int64_t (*matmul_backward_workspace_size)(puna_context *);
     puna_status (*matmul_input_backward)(puna_context *, float *dx, int64_t dx_stride, const void *w, int32_t w_dtype,
                                          const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K,

@@ -405,22 +405,57 @@ static puna_status check_products(const char *op, const puna_matmul_product *pro
     return OK;
 }
 
+/* The products of one call that one kernel computes: those with int8 activations, or the others. */
+typedef struct product_part {
+    puna_matmul_product products[PUNA_MATMUL_MAX_PRODUCTS];
+    float *y[PUNA_MATMUL_MAX_PRODUCTS];
+    const void *w[PUNA_MATMUL_MAX_PRODUCTS];
+    int32_t count;
+} product_part;
+
+static product_part part_of(const puna_matmul_product *products, int32_t count, float *const y[], const void *const w[],
+                            int32_t activations, bool int8) {
+    product_part part = {.count = 0};
+    for (int32_t p = 0; p < count; p++) {
+        bool is_int8 = activations == PUNA_ACTIVATIONS_INT8 && puna_block_of(products[p].w_dtype).elements > 1;
+        if (is_int8 != int8) continue;
+        part.products[part.count] = products[p];
+        if (y != NULL) part.y[part.count] = y[p], part.w[part.count] = w[p];
+        part.count++;
+    }
+    return part;
+}
+
+/* The two kernels run one after the other and share the workspace. */
+static int64_t matmul_workspace(puna_context *context, const puna_matmul_product *products, int32_t count, int64_t rows,
+                                int64_t K, int32_t activations) {
+    product_part f32 = part_of(products, count, NULL, NULL, activations, false);
+    product_part int8 = part_of(products, count, NULL, NULL, activations, true);
+    int64_t bytes = 0;
+    if (f32.count > 0) bytes = context->ops->matmul_workspace_size(context, f32.products, f32.count, rows, K);
+    if (int8.count > 0)
+        bytes = puna_max(bytes, context->ops->matmul_int8_workspace_size(context, int8.products, int8.count, rows, K));
+    return bytes;
+}
+
 puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_product *products, int32_t count, int64_t rows,
-                                       int64_t K, int64_t *bytes) {
+                                       int64_t K, int32_t activations, int64_t *bytes) {
     const char *op = "puna_matmul_workspace_size";
     int64_t x_bytes;
     TRY(check_context(op, context));
     TRY(check_products(op, products, count, rows, K));
+    TRY(check_range(op, "activations", activations, PUNA_ACTIVATIONS_F32, PUNA_ACTIVATIONS_INT8));
     TRY(check_product(op, "x", K, sizeof(float), &x_bytes));
     TRY(check_product(op, "x", rows, x_bytes, &x_bytes));
     if (bytes == NULL) return puna_fail(INVALID, "%s: bytes is null", op);
-    *bytes = context->ops->matmul_workspace_size(context, products, count, rows, K);
+    *bytes = matmul_workspace(context, products, count, rows, K, activations);
     return OK;
 }
 
 puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product *products, int32_t count, float *y0,
                                 const void *w0, float *y1, const void *w1, float *y2, const void *w2, const float *x,
-                                int64_t x_stride, int64_t rows, int64_t K, void *workspace, int64_t workspace_bytes) {
+                                int64_t x_stride, int64_t rows, int64_t K, int32_t activations, void *workspace,
+                                int64_t workspace_bytes) {
     const char *op = "puna_matmul_forward";
     static const char *const y_names[] = {"y0", "y1", "y2"}, *const w_names[] = {"w0", "w1", "w2"};
     float *const y[PUNA_MATMUL_MAX_PRODUCTS] = {y0, y1, y2};
@@ -429,6 +464,7 @@ puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product
     TRY(check_context(op, context));
     TRY(check_products(op, products, count, rows, K));
     TRY(check_stride(op, "x_stride", x_stride, K));
+    TRY(check_range(op, "activations", activations, PUNA_ACTIVATIONS_F32, PUNA_ACTIVATIONS_INT8));
     TRY(check_at_least(op, "workspace_bytes", workspace_bytes, 0));
     for (int32_t p = count; p < PUNA_MATMUL_MAX_PRODUCTS; p++)
         if (y[p] != NULL || w[p] != NULL)
@@ -440,7 +476,7 @@ puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product
         TRY(check_rows(op, y_names[p], y[p], PUNA_DTYPE_F32, rows, products[p].N, products[p].y_stride, &y_area[p]));
         TRY(check_rows(op, w_names[p], w[p], products[p].w_dtype, products[p].N, K, K, &w_area[p]));
     }
-    int64_t wanted = context->ops->matmul_workspace_size(context, products, count, rows, K);
+    int64_t wanted = matmul_workspace(context, products, count, rows, K, activations);
     TRY(check_at_least(op, "workspace_bytes", workspace_bytes, wanted));
     TRY(check_bytes(op, "workspace", workspace, wanted, &workspace_area));
     TRY(check_apart(op, &workspace_area, &x_area));
@@ -453,7 +489,14 @@ puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product
             if (other < p) TRY(check_apart(op, &y_area[p], &y_area[other]));
         }
     }
-    return context->ops->matmul_forward(context, products, count, y, w, x, x_stride, rows, K, workspace);
+    product_part f32 = part_of(products, count, y, w, activations, false);
+    product_part int8 = part_of(products, count, y, w, activations, true);
+    if (f32.count > 0)
+        TRY(context->ops->matmul_forward(context, f32.products, f32.count, f32.y, f32.w, x, x_stride, rows, K, workspace));
+    if (int8.count > 0)
+        TRY(context->ops->matmul_int8_forward(context, int8.products, int8.count, int8.y, int8.w, x, x_stride, rows, K,
+                                              workspace));
+    return OK;
 }
 
 puna_status puna_matmul_backward_workspace_size(puna_context *context, int64_t *bytes) {

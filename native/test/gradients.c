@@ -170,7 +170,7 @@ static void matmul_size(state *s) {
 static puna_status matmul_forward(state *s) {
     puna_matmul_product product = {.N = s->d[1], .y_stride = s->d[1]};
     return puna_matmul_forward(s->context, &product, 1, s->y, s->x[1], NULL, NULL, NULL, NULL, s->x[0], s->d[2], s->d[0],
-                               s->d[2], NULL, 0);
+                               s->d[2], PUNA_ACTIVATIONS_F32, NULL, 0);
 }
 
 static puna_status matmul_backward(state *s, int32_t accumulate) {

@@ -118,35 +118,37 @@ static void rope(void) {
 static void products(void) {
     puna_context *c = context;
     puna_matmul_product p[4] = {{.N = 4, .y_stride = 4}, {.N = 4, .y_stride = 4}, {.N = 4, .y_stride = 4}};
-    REFUSED("count is 0, expected 1 to 3", puna_matmul_forward(c, p, 0, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0));
-    REFUSED("count is 4, expected 1 to 3", puna_matmul_forward(c, p, 4, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0));
-    REFUSED("products is null", puna_matmul_forward(c, NULL, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0));
-    REFUSED("K is 0", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, 0, 0, 0));
-    REFUSED("x_stride is 7", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, 7, ROWS, C, 0, 0));
-    REFUSED("y1 is not null, but count is 1", puna_matmul_forward(c, p, 1, out, in, extra, 0, 0, 0, in2, C, ROWS, C, 0, 0));
-    REFUSED("w2 is not null, but count is 2", puna_matmul_forward(c, p, 2, out, in, extra, in, 0, in, in2, C, ROWS, C, 0, 0));
-    REFUSED("workspace_bytes is -1", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, -1));
-    REFUSED("x is null", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, NULL, C, ROWS, C, 0, 0));
-    REFUSED("w1 is null", puna_matmul_forward(c, p, 2, out, in, extra, 0, 0, 0, in2, C, ROWS, C, 0, 0));
+    REFUSED("count is 0, expected 1 to 3", puna_matmul_forward(c, p, 0, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));
+    REFUSED("count is 4, expected 1 to 3", puna_matmul_forward(c, p, 4, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));
+    REFUSED("products is null", puna_matmul_forward(c, NULL, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));
+    REFUSED("activations is 2, expected 0 to 1", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 2, 0, 0));
+    REFUSED("K is 0", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, 0, 0, 0, 0));
+    REFUSED("x_stride is 7", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, 7, ROWS, C, 0, 0, 0));
+    REFUSED("y1 is not null, but count is 1", puna_matmul_forward(c, p, 1, out, in, extra, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));
+    REFUSED("w2 is not null, but count is 2", puna_matmul_forward(c, p, 2, out, in, extra, in, 0, in, in2, C, ROWS, C, 0, 0, 0));
+    REFUSED("workspace_bytes is -1", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0, -1));
+    REFUSED("x is null", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, NULL, C, ROWS, C, 0, 0, 0));
+    REFUSED("w1 is null", puna_matmul_forward(c, p, 2, out, in, extra, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));
     p[0].w_dtype = PUNA_DTYPE_Q4_0;
-    REFUSED("K is 8, expected a multiple of 32", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0));
+    REFUSED("K is 8, expected a multiple of 32", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));
     p[0].w_dtype = 9;
-    REFUSED("w_dtype of a product is 9", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0));
+    REFUSED("w_dtype of a product is 9", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));
     p[0].w_dtype = 0, p[0].N = 0;
-    REFUSED("N of a product is 0", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0));
+    REFUSED("N of a product is 0", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));
     p[0].N = 4, p[0].y_stride = 3;
-    REFUSED("y_stride of a product is 3", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0));
+    REFUSED("y_stride of a product is 3", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));
     p[0].y_stride = 4, p[0].accumulate = 2;
-    REFUSED("accumulate of a product is 2", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0));
+    REFUSED("accumulate of a product is 2", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));
     p[0].accumulate = 0;
     int64_t bytes = 0;
-    CHECK(puna_matmul_workspace_size(c, p, 1, ROWS, C, &bytes) == PUNA_STATUS_OK, "%s", test_last_error());
+    CHECK(puna_matmul_workspace_size(c, p, 1, ROWS, C, 0, &bytes) == PUNA_STATUS_OK, "%s", test_last_error());
     void *workspace = malloc((size_t)bytes + 1);
     if (bytes > 0) {
-        REFUSED("workspace_bytes is", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, workspace, bytes - 1));
-        REFUSED("workspace is null", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, NULL, bytes));
+        REFUSED("workspace_bytes is",
+                puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, workspace, bytes - 1));
+        REFUSED("workspace is null", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, NULL, bytes));
     }
-#define MATMUL(y0, w0, y1, w1, x) puna_matmul_forward(c, p, 2, y0, w0, y1, w1, 0, 0, x, C, ROWS, C, workspace, bytes)
+#define MATMUL(y0, w0, y1, w1, x) puna_matmul_forward(c, p, 2, y0, w0, y1, w1, 0, 0, x, C, ROWS, C, 0, workspace, bytes)
     REFUSED("y0 overlaps x", MATMUL(out, in, extra, in, out));
     REFUSED("y0 overlaps w1", MATMUL(out, in, extra, out + 3, in2));
     REFUSED("y1 overlaps y0", MATMUL(out, in, out + 3, in, in2));
@@ -154,9 +156,10 @@ static void products(void) {
 #undef MATMUL
     free(workspace);
     bytes = 7;
-    REFUSED("bytes is null", puna_matmul_workspace_size(c, p, 1, ROWS, C, NULL));
-    REFUSED("rows is -1", puna_matmul_workspace_size(c, p, 1, -1, C, &bytes));
-    REFUSED("does not fit 64 bits", puna_matmul_workspace_size(c, p, 1, INT64_MAX, C, &bytes));
+    REFUSED("bytes is null", puna_matmul_workspace_size(c, p, 1, ROWS, C, 0, NULL));
+    REFUSED("activations is -1", puna_matmul_workspace_size(c, p, 1, ROWS, C, -1, &bytes));
+    REFUSED("rows is -1", puna_matmul_workspace_size(c, p, 1, -1, C, 0, &bytes));
+    REFUSED("does not fit 64 bits", puna_matmul_workspace_size(c, p, 1, INT64_MAX, C, 0, &bytes));
     CHECK(bytes == 7, "bytes was written");
 }
 
@@ -354,7 +357,7 @@ static void odd_but_valid(void) {
     ACCEPTED(puna_rope_table(c, NULL, NULL, NULL, 0, C, 1));
     ACCEPTED(puna_rope_forward(c, NULL, C, NULL, 0, 0, 1, C));
     puna_matmul_product p = {.N = 4, .y_stride = 4};
-    ACCEPTED(puna_matmul_forward(c, &p, 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, C, 0, C, NULL, 0));
+    ACCEPTED(puna_matmul_forward(c, &p, 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, C, 0, C, 0, NULL, 0));
     ACCEPTED(puna_attention_forward(c, NULL, 8, NULL, NULL, 8, NULL, NULL, 4, 0, 1, 1, 2, 1, 4, 0, 1, NULL, 0));
     ACCEPTED(puna_kv_append(c, NULL, 0, 0, 0, NULL, NULL, 4, 1, 4));
     ACCEPTED(puna_attention_cached_forward(c, NULL, 8, NULL, 8, NULL, 0, 0, 0, 2, 1, 4, 0, 1, NULL, 0));
@@ -363,9 +366,9 @@ static void odd_but_valid(void) {
     ACCEPTED(puna_swiglu_forward(c, out + 8, 12, out, out + 4, 12, ROWS, 4));
     puna_matmul_product columns[2] = {{.N = 4, .y_stride = 12}, {.N = 8, .y_stride = 12}};
     int64_t bytes = 0;
-    puna_matmul_workspace_size(c, columns, 2, ROWS, C, &bytes);
+    puna_matmul_workspace_size(c, columns, 2, ROWS, C, 0, &bytes);
     void *workspace = malloc((size_t)bytes + 1);
-    ACCEPTED(puna_matmul_forward(c, columns, 2, out, in, out + 4, in, NULL, NULL, in2, C, ROWS, C, workspace, bytes));
+    ACCEPTED(puna_matmul_forward(c, columns, 2, out, in, out + 4, in, NULL, NULL, in2, C, ROWS, C, 0, workspace, bytes));
     free(workspace);
     ACCEPTED(puna_swiglu_forward(c, out, 8, out, out + 4, 8, ROWS, 4));
     ACCEPTED(puna_rmsnorm_forward(c, out, NULL, out, in, 0, ROWS, C, 0));

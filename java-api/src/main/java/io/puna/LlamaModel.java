@@ -48,7 +48,8 @@ public final class LlamaModel implements AutoCloseable {
         this.weights = weights;
         this.options = options;
         this.device = device;
-        this.forward = new LlamaForward(device, config, weights, Math.min(options.stepTokens(), contextLength()));
+        this.forward = new LlamaForward(device, config, weights, options.activations(),
+                Math.min(options.stepTokens(), contextLength()));
     }
 
     /**

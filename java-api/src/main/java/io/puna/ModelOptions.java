@@ -1,5 +1,6 @@
 package io.puna;
 
+import io.puna.kernel.MatMul;
 import io.puna.tensor.DType;
 import io.puna.tensor.Device;
 import java.util.Objects;
@@ -12,10 +13,12 @@ import org.jspecify.annotations.Nullable;
  * @param threads       threads of the model's own device, 0 for as many as the process may use; unused with a device
  * @param contextLength the most tokens of prompt and generated text together in a session, 0 for what the model is made for
  * @param cacheType     element type of sessions' keys and values: F32 for the reference's exact numbers, F16 for half the memory
+ * @param activations   how activations meet weights of block types: rounded to 8 bits for speed, or F32 for exact products
  * @param stepTokens    tokens of a prompt computed at a time: more is faster up to a point, and takes more memory
  */
-public record ModelOptions(@Nullable Device device, int threads, int contextLength, DType cacheType, int stepTokens) {
-    private static final ModelOptions DEFAULTS = new ModelOptions(null, 0, 0, DType.F32, 512);
+public record ModelOptions(@Nullable Device device, int threads, int contextLength, DType cacheType,
+        MatMul.Activations activations, int stepTokens) {
+    private static final ModelOptions DEFAULTS = new ModelOptions(null, 0, 0, DType.F32, MatMul.Activations.INT8, 512);
 
     /**
      * Checks the numbers.
@@ -24,6 +27,7 @@ public record ModelOptions(@Nullable Device device, int threads, int contextLeng
      */
     public ModelOptions {
         Objects.requireNonNull(cacheType, "cacheType");
+        Objects.requireNonNull(activations, "activations");
         require(threads >= 0 && threads <= 1024, "threads", "0 to 1024", threads);
         require(contextLength >= 0, "contextLength", "0 or more", contextLength);
         require(stepTokens >= 1 && stepTokens <= 1 << 16, "stepTokens", "1 to 65536", stepTokens);
@@ -36,33 +40,38 @@ public record ModelOptions(@Nullable Device device, int threads, int contextLeng
         }
     }
 
-    /** {@return a CPU device with all threads, the model's own context length, an F32 cache, 512 tokens a step} */
+    /** {@return a CPU device with all threads, the model's own context length, an F32 cache, int8 activations, 512 tokens a step} */
     public static ModelOptions defaults() {
         return DEFAULTS;
     }
 
     /** {@return these options with a device} */
     public ModelOptions withDevice(Device device) {
-        return new ModelOptions(Objects.requireNonNull(device, "device"), threads, contextLength, cacheType, stepTokens);
+        return new ModelOptions(Objects.requireNonNull(device, "device"), threads, contextLength, cacheType, activations, stepTokens);
     }
 
     /** {@return these options with a number of threads} */
     public ModelOptions withThreads(int threads) {
-        return new ModelOptions(device, threads, contextLength, cacheType, stepTokens);
+        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens);
     }
 
     /** {@return these options with a context length} */
     public ModelOptions withContextLength(int contextLength) {
-        return new ModelOptions(device, threads, contextLength, cacheType, stepTokens);
+        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens);
     }
 
     /** {@return these options with a type of cache} */
     public ModelOptions withCacheType(DType cacheType) {
-        return new ModelOptions(device, threads, contextLength, cacheType, stepTokens);
+        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens);
+    }
+
+    /** {@return these options with a way for activations to meet weights of block types} */
+    public ModelOptions withActivations(MatMul.Activations activations) {
+        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens);
     }
 
     /** {@return these options with a number of tokens a step} */
     public ModelOptions withStepTokens(int stepTokens) {
-        return new ModelOptions(device, threads, contextLength, cacheType, stepTokens);
+        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens);
     }
 }

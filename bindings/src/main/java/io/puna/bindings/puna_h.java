@@ -23,10 +23,10 @@ public class puna_h extends puna_h$shared {
     static final SymbolLookup SYMBOL_LOOKUP = SymbolLookup.loaderLookup()
             .or(Linker.nativeLinker().defaultLookup());
 
-    private static final int PUNA_ABI_VERSION = (int)1L;
+    private static final int PUNA_ABI_VERSION = (int)2L;
     /**
      * {@snippet lang=c :
-     * #define PUNA_ABI_VERSION 1
+     * #define PUNA_ABI_VERSION 2
      * }
      */
     public static int PUNA_ABI_VERSION() {
@@ -1540,6 +1540,24 @@ public class puna_h extends puna_h$shared {
            throw new AssertionError("should not reach here", ex$);
         }
     }
+    private static final int PUNA_ACTIVATIONS_F32 = (int)0L;
+    /**
+     * {@snippet lang=c :
+     * enum <anonymous>.PUNA_ACTIVATIONS_F32 = 0
+     * }
+     */
+    public static int PUNA_ACTIVATIONS_F32() {
+        return PUNA_ACTIVATIONS_F32;
+    }
+    private static final int PUNA_ACTIVATIONS_INT8 = (int)1L;
+    /**
+     * {@snippet lang=c :
+     * enum <anonymous>.PUNA_ACTIVATIONS_INT8 = 1
+     * }
+     */
+    public static int PUNA_ACTIVATIONS_INT8() {
+        return PUNA_ACTIVATIONS_INT8;
+    }
 
     private static class puna_matmul_workspace_size {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
@@ -1549,6 +1567,7 @@ public class puna_h extends puna_h$shared {
             puna_h.C_INT,
             puna_h.C_LONG,
             puna_h.C_LONG,
+            puna_h.C_INT,
             puna_h.C_POINTER
         );
 
@@ -1560,7 +1579,7 @@ public class puna_h extends puna_h$shared {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_product *products, int32_t count, int64_t rows, int64_t K, int64_t *bytes)
+     * puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_product *products, int32_t count, int64_t rows, int64_t K, int32_t activations, int64_t *bytes)
      * }
      */
     public static FunctionDescriptor puna_matmul_workspace_size$descriptor() {
@@ -1570,7 +1589,7 @@ public class puna_h extends puna_h$shared {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_product *products, int32_t count, int64_t rows, int64_t K, int64_t *bytes)
+     * puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_product *products, int32_t count, int64_t rows, int64_t K, int32_t activations, int64_t *bytes)
      * }
      */
     public static MethodHandle puna_matmul_workspace_size$handle() {
@@ -1580,7 +1599,7 @@ public class puna_h extends puna_h$shared {
     /**
      * Address for:
      * {@snippet lang=c :
-     * puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_product *products, int32_t count, int64_t rows, int64_t K, int64_t *bytes)
+     * puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_product *products, int32_t count, int64_t rows, int64_t K, int32_t activations, int64_t *bytes)
      * }
      */
     public static MemorySegment puna_matmul_workspace_size$address() {
@@ -1589,16 +1608,16 @@ public class puna_h extends puna_h$shared {
 
     /**
      * {@snippet lang=c :
-     * puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_product *products, int32_t count, int64_t rows, int64_t K, int64_t *bytes)
+     * puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_product *products, int32_t count, int64_t rows, int64_t K, int32_t activations, int64_t *bytes)
      * }
      */
-    public static int puna_matmul_workspace_size(MemorySegment context, MemorySegment products, int count, long rows, long K, MemorySegment bytes) {
+    public static int puna_matmul_workspace_size(MemorySegment context, MemorySegment products, int count, long rows, long K, int activations, MemorySegment bytes) {
         var mh$ = puna_matmul_workspace_size.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("puna_matmul_workspace_size", context, products, count, rows, K, bytes);
+                traceDowncall("puna_matmul_workspace_size", context, products, count, rows, K, activations, bytes);
             }
-            return (int)mh$.invokeExact(context, products, count, rows, K, bytes);
+            return (int)mh$.invokeExact(context, products, count, rows, K, activations, bytes);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
@@ -1622,6 +1641,7 @@ public class puna_h extends puna_h$shared {
             puna_h.C_LONG,
             puna_h.C_LONG,
             puna_h.C_LONG,
+            puna_h.C_INT,
             puna_h.C_POINTER,
             puna_h.C_LONG
         );
@@ -1634,7 +1654,7 @@ public class puna_h extends puna_h$shared {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product *products, int32_t count, float *y0, const void *w0, float *y1, const void *w1, float *y2, const void *w2, const float *x, int64_t x_stride, int64_t rows, int64_t K, void *workspace, int64_t workspace_bytes)
+     * puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product *products, int32_t count, float *y0, const void *w0, float *y1, const void *w1, float *y2, const void *w2, const float *x, int64_t x_stride, int64_t rows, int64_t K, int32_t activations, void *workspace, int64_t workspace_bytes)
      * }
      */
     public static FunctionDescriptor puna_matmul_forward$descriptor() {
@@ -1644,7 +1664,7 @@ public class puna_h extends puna_h$shared {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product *products, int32_t count, float *y0, const void *w0, float *y1, const void *w1, float *y2, const void *w2, const float *x, int64_t x_stride, int64_t rows, int64_t K, void *workspace, int64_t workspace_bytes)
+     * puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product *products, int32_t count, float *y0, const void *w0, float *y1, const void *w1, float *y2, const void *w2, const float *x, int64_t x_stride, int64_t rows, int64_t K, int32_t activations, void *workspace, int64_t workspace_bytes)
      * }
      */
     public static MethodHandle puna_matmul_forward$handle() {
@@ -1654,7 +1674,7 @@ public class puna_h extends puna_h$shared {
     /**
      * Address for:
      * {@snippet lang=c :
-     * puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product *products, int32_t count, float *y0, const void *w0, float *y1, const void *w1, float *y2, const void *w2, const float *x, int64_t x_stride, int64_t rows, int64_t K, void *workspace, int64_t workspace_bytes)
+     * puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product *products, int32_t count, float *y0, const void *w0, float *y1, const void *w1, float *y2, const void *w2, const float *x, int64_t x_stride, int64_t rows, int64_t K, int32_t activations, void *workspace, int64_t workspace_bytes)
      * }
      */
     public static MemorySegment puna_matmul_forward$address() {
@@ -1663,16 +1683,16 @@ public class puna_h extends puna_h$shared {
 
     /**
      * {@snippet lang=c :
-     * puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product *products, int32_t count, float *y0, const void *w0, float *y1, const void *w1, float *y2, const void *w2, const float *x, int64_t x_stride, int64_t rows, int64_t K, void *workspace, int64_t workspace_bytes)
+     * puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product *products, int32_t count, float *y0, const void *w0, float *y1, const void *w1, float *y2, const void *w2, const float *x, int64_t x_stride, int64_t rows, int64_t K, int32_t activations, void *workspace, int64_t workspace_bytes)
      * }
      */
-    public static int puna_matmul_forward(MemorySegment context, MemorySegment products, int count, MemorySegment y0, MemorySegment w0, MemorySegment y1, MemorySegment w1, MemorySegment y2, MemorySegment w2, MemorySegment x, long x_stride, long rows, long K, MemorySegment workspace, long workspace_bytes) {
+    public static int puna_matmul_forward(MemorySegment context, MemorySegment products, int count, MemorySegment y0, MemorySegment w0, MemorySegment y1, MemorySegment w1, MemorySegment y2, MemorySegment w2, MemorySegment x, long x_stride, long rows, long K, int activations, MemorySegment workspace, long workspace_bytes) {
         var mh$ = puna_matmul_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("puna_matmul_forward", context, products, count, y0, w0, y1, w1, y2, w2, x, x_stride, rows, K, workspace, workspace_bytes);
+                traceDowncall("puna_matmul_forward", context, products, count, y0, w0, y1, w1, y2, w2, x, x_stride, rows, K, activations, workspace, workspace_bytes);
             }
-            return (int)mh$.invokeExact(context, products, count, y0, w0, y1, w1, y2, w2, x, x_stride, rows, K, workspace, workspace_bytes);
+            return (int)mh$.invokeExact(context, products, count, y0, w0, y1, w1, y2, w2, x, x_stride, rows, K, activations, workspace, workspace_bytes);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {

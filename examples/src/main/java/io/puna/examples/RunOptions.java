@@ -2,6 +2,7 @@ package io.puna.examples;
 
 import io.puna.LlamaModel;
 import io.puna.ModelOptions;
+import io.puna.kernel.MatMul;
 import io.puna.tensor.DType;
 import java.io.IOException;
 import java.nio.file.Path;
@@ -23,6 +24,10 @@ final class RunOptions {
             description = "Type of cached keys and values; f16 takes half the memory. Default: ${DEFAULT-VALUE}.")
     private DType cacheType;
 
+    @Option(names = "--activations", paramLabel = "f32|int8", defaultValue = "int8",
+            description = "How activations meet quantised weights: int8 is fast, f32 exact. Default: ${DEFAULT-VALUE}.")
+    private MatMul.Activations activations;
+
     Path path() {
         return model.get();
     }
@@ -33,7 +38,7 @@ final class RunOptions {
     }
 
     LlamaModel open() throws IOException {
-        return LlamaModel.open(model.get(),
-                ModelOptions.defaults().withThreads(threads).withContextLength(context).withCacheType(cacheType));
+        return LlamaModel.open(model.get(), ModelOptions.defaults().withThreads(threads).withContextLength(context)
+                .withCacheType(cacheType).withActivations(activations));
     }
 }

@@ -34,6 +34,7 @@ public final class LlamaForward implements AutoCloseable {
     private final Device device;
     private final LlamaConfig config;
     private final LlamaWeights weights;
+    private final MatMul.Activations activations;
     private final int maxRows;
     private final Arena arena = Arena.ofShared();
     private final Workspace workspace = new Workspace();
@@ -80,15 +81,17 @@ public final class LlamaForward implements AutoCloseable {
     /**
      * Allocates the activations.
      *
-     * @param maxRows the most tokens that a step may have, all sequences together
+     * @param activations how activations meet weights of block types
+     * @param maxRows     the most tokens that a step may have, all sequences together
      */
-    public LlamaForward(Device device, LlamaConfig config, LlamaWeights weights, int maxRows) {
+    public LlamaForward(Device device, LlamaConfig config, LlamaWeights weights, MatMul.Activations activations, int maxRows) {
         if (maxRows < 1) {
             throw new IllegalArgumentException("maxRows: expected at least 1, got " + maxRows);
         }
         this.device = device;
         this.config = config;
         this.weights = weights;
+        this.activations = activations;
         this.maxRows = maxRows;
         this.scale = (float) (1.0 / Math.sqrt(config.headWidth()));
         long width = config.width();
@@ -199,7 +202,7 @@ public final class LlamaForward implements AutoCloseable {
         }
         feedForward(weights.blocks().getLast(), chosen);
         RmsNorm.forward(device, chosen.normed, chosen.residual, weights.norm(), config.normEpsilon());
-        MatMul.forward(device, workspace, logits, chosen.normed, weights.output());
+        MatMul.forward(device, workspace, logits, chosen.normed, weights.output(), activations);
     }
 
     private void check(Part part) {
@@ -261,18 +264,19 @@ public final class LlamaForward implements AutoCloseable {
         LlamaWeights.Block block = weights.blocks().get(layer);
         RmsNorm.forward(device, rows.normed, rows.residual, block.attentionNorm(), config.normEpsilon());
         MatMul.forward(device, workspace, List.of(rows.query, rows.key, rows.value), rows.normed,
-                List.of(block.query(), block.key(), block.value()));
+                List.of(block.query(), block.key(), block.value()), activations);
         Rope.forward(device, rows.queryKey, rows.rotations, config.ropeLayout(), config.headWidth());
         step.append(device, layer, rows.key, rows.value);
         step.attend(device, rows.attended, rows.query, layer, config.heads(), config.slidingWindow(), scale);
     }
 
     private void feedForward(LlamaWeights.Block block, Rows rows) {
-        MatMul.accumulate(device, workspace, rows.residual, rows.attended, block.attentionOutput());
+        MatMul.accumulate(device, workspace, rows.residual, rows.attended, block.attentionOutput(), activations);
         RmsNorm.forward(device, rows.normed, rows.residual, block.feedForwardNorm(), config.normEpsilon());
-        MatMul.forward(device, workspace, List.of(rows.gate, rows.up), rows.normed, List.of(block.gate(), block.up()));
+        MatMul.forward(device, workspace, List.of(rows.gate, rows.up), rows.normed, List.of(block.gate(), block.up()),
+                activations);
         SwiGlu.forward(device, rows.gate, rows.gate, rows.up);
-        MatMul.accumulate(device, workspace, rows.residual, rows.gate, block.down());
+        MatMul.accumulate(device, workspace, rows.residual, rows.gate, block.down(), activations);
     }
 
     private static void select(List<Part> parts, Tensor from, Tensor to) {

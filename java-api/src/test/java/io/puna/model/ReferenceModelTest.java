@@ -13,6 +13,7 @@ import io.puna.generate.Session;
 import io.puna.generate.TokenLogprob;
 import io.puna.kernel.ArgMax;
 import io.puna.kernel.KvCache;
+import io.puna.kernel.MatMul;
 import io.puna.tensor.DType;
 import io.puna.tensor.Device;
 import io.puna.tensor.Shape;
@@ -43,7 +44,8 @@ class ReferenceModelTest {
     static final double TOLERANCE = 1e-4;
 
     /** Holds prompt and greedy tokens of every case; some cases are made for less, so that their scaling sets in. */
-    private static final ModelOptions OPTIONS = ModelOptions.defaults().withContextLength(128).withThreads(2);
+    static final ModelOptions OPTIONS = ModelOptions.defaults().withContextLength(128).withThreads(2)
+            .withActivations(MatMul.Activations.F32);
 
     /** A model and what is expected of it. */
     record Case(Path model, JsonNode expected) {
@@ -148,7 +150,7 @@ class ReferenceModelTest {
     @MethodSource("cases")
     void sequencesSideBySide(Case test) throws IOException {
         try (Device device = Device.cpu(2); LlamaModel model = LlamaModel.open(test.model(), OPTIONS.withDevice(device));
-                LlamaForward forward = new LlamaForward(device, model.config(), model.weights(), 128);
+                LlamaForward forward = new LlamaForward(device, model.config(), model.weights(), MatMul.Activations.F32, 128);
                 Arena arena = Arena.ofShared()) {
             LlamaConfig config = model.config();
             List<int[]> texts = new ArrayList<>();
