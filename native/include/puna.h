@@ -389,6 +389,30 @@ PUNA_API puna_status puna_attention_forward(puna_context *context, float *y, int
                                             int64_t T, int64_t S, int64_t NH, int64_t NKV, int64_t HD, int64_t window,
                                             float scale, void *workspace, int64_t workspace_bytes);
 
+/* Writes the bytes of workspace that the backward pass of attention wants on this context. May be 0. */
+PUNA_API puna_status puna_attention_backward_workspace_size(puna_context *context, int64_t NH, int64_t NKV, int64_t HD,
+                                                            int64_t *bytes);
+
+/*
+ * Its backward pass. Weights p[j] = exp(s[j] - lse) are computed again, a block at a time, and memory is O(HD) a thread. For each
+ * query row with ds[j] = p[j] * (dy . v[j] - dy . y) over its visible j:
+ *   dq = scale * sum over j of ds[j] * k[j]
+ *   dk[j] = scale * sum of ds[j] * q     dv[j] = sum of p[j] * dy     over the rows that see j, of all heads that read it
+ * A key that no row sees has the gradient 0. Sums are taken in blocks of consecutive keys, or rows, which are added up one after
+ * another. B * NKV threads can take part. Numbers that are not finite may spread to the gradients of rows and keys near by.
+ *   dq         (B, T, NH, HD) F32, row stride dq_stride (between tokens), =
+ *   dk, dv     (B, S, NKV, HD) F32, row stride dkv_stride, =. The three may be columns of one array.
+ *   q, k, v    as in the forward pass
+ *   y, lse     of the forward pass: (B, T, NH, HD) F32, row stride y_stride; (B, NH, T) F32
+ *   dy         (B, T, NH, HD) F32, row stride dy_stride
+ */
+PUNA_API puna_status puna_attention_backward(puna_context *context, float *dq, int64_t dq_stride, float *dk, float *dv,
+                                             int64_t dkv_stride, const float *q, int64_t q_stride, const float *k,
+                                             const float *v, int64_t kv_stride, const float *y, int64_t y_stride,
+                                             const float *dy, int64_t dy_stride, const float *lse, int64_t B, int64_t T,
+                                             int64_t S, int64_t NH, int64_t NKV, int64_t HD, int64_t window, float scale,
+                                             void *workspace, int64_t workspace_bytes);
+
 /*
  * One sequence's part in a step and where its keys and values live. The cache is borrowed for the call; nothing else in this
  * header hides a pointer in a struct, so whoever manages memory guards caches himself while a call runs.

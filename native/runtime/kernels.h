@@ -70,6 +70,13 @@ puna_status PUNA_KERNEL(attention_forward)(puna_context *, float *y, int64_t y_s
                                            int64_t q_stride, const float *k, const float *v, int64_t kv_stride, int64_t B,
                                            int64_t T, int64_t S, int64_t NH, int64_t NKV, int64_t HD, int64_t window,
                                            float scale, void *workspace);
+int64_t PUNA_KERNEL(attention_backward_workspace_size)(puna_context *, int64_t NH, int64_t NKV, int64_t HD);
+puna_status PUNA_KERNEL(attention_backward)(puna_context *, float *dq, int64_t dq_stride, float *dk, float *dv,
+                                            int64_t dkv_stride, const float *q, int64_t q_stride, const float *k,
+                                            const float *v, int64_t kv_stride, const float *y, int64_t y_stride,
+                                            const float *dy, int64_t dy_stride, const float *lse, int64_t B, int64_t T,
+                                            int64_t S, int64_t NH, int64_t NKV, int64_t HD, int64_t window, float scale,
+                                            void *workspace);
 puna_status PUNA_KERNEL(kv_append)(puna_context *, const puna_kv_sequence *sequences, int32_t count, int32_t cache_dtype,
                                    int64_t layer, const float *k, const float *v, int64_t kv_stride, int64_t NKV, int64_t HD);
 puna_status PUNA_KERNEL(attention_cached_forward)(puna_context *, float *y, int64_t y_stride, const float *q, int64_t q_stride,

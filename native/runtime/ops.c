@@ -625,6 +625,65 @@ puna_status puna_attention_forward(puna_context *context, float *y, int64_t y_st
                                            window, scale, workspace);
 }
 
+puna_status puna_attention_backward_workspace_size(puna_context *context, int64_t NH, int64_t NKV, int64_t HD, int64_t *bytes) {
+    const char *op = "puna_attention_backward_workspace_size";
+    TRY(check_context(op, context));
+    TRY(check_heads(op, NH, NKV, HD));
+    if (bytes == NULL) return puna_fail(INVALID, "%s: bytes is null", op);
+    *bytes = context->ops->attention_backward_workspace_size(context, NH, NKV, HD);
+    return OK;
+}
+
+puna_status puna_attention_backward(puna_context *context, float *dq, int64_t dq_stride, float *dk, float *dv,
+                                    int64_t dkv_stride, const float *q, int64_t q_stride, const float *k, const float *v,
+                                    int64_t kv_stride, const float *y, int64_t y_stride, const float *dy, int64_t dy_stride,
+                                    const float *lse, int64_t B, int64_t T, int64_t S, int64_t NH, int64_t NKV, int64_t HD,
+                                    int64_t window, float scale, void *workspace, int64_t workspace_bytes) {
+    const char *op = "puna_attention_backward";
+    area outputs[4], inputs[6]; /* dq, dk, dv, workspace; q, k, v, y, dy, lse */
+    int64_t q_rows, kv_rows, lse_elements;
+    TRY(check_context(op, context));
+    TRY(check_heads(op, NH, NKV, HD));
+    TRY(check_at_least(op, "B", B, 0));
+    TRY(check_at_least(op, "T", T, 0));
+    TRY(check_at_least(op, "S", S, T));
+    TRY(check_at_least(op, "window", window, 0));
+    TRY(check_finite(op, "scale", scale));
+    TRY(check_stride(op, "dq_stride", dq_stride, NH * HD));
+    TRY(check_stride(op, "dkv_stride", dkv_stride, NKV * HD));
+    TRY(check_stride(op, "q_stride", q_stride, NH * HD));
+    TRY(check_stride(op, "kv_stride", kv_stride, NKV * HD));
+    TRY(check_stride(op, "y_stride", y_stride, NH * HD));
+    TRY(check_stride(op, "dy_stride", dy_stride, NH * HD));
+    TRY(check_at_least(op, "workspace_bytes", workspace_bytes, 0));
+    TRY(check_product(op, "q", B, T, &q_rows));
+    TRY(check_product(op, "k", B, S, &kv_rows));
+    TRY(check_product(op, "lse", q_rows, NH, &lse_elements));
+    if (kv_rows == 0) return OK;
+
+    int64_t wanted = context->ops->attention_backward_workspace_size(context, NH, NKV, HD);
+    TRY(check_rows(op, "dk", dk, PUNA_DTYPE_F32, kv_rows, NKV * HD, dkv_stride, &outputs[1]));
+    TRY(check_rows(op, "dv", dv, PUNA_DTYPE_F32, kv_rows, NKV * HD, dkv_stride, &outputs[2]));
+    TRY(check_at_least(op, "workspace_bytes", workspace_bytes, wanted));
+    TRY(check_bytes(op, "workspace", workspace, wanted, &outputs[3]));
+    TRY(check_rows(op, "k", k, PUNA_DTYPE_F32, kv_rows, NKV * HD, kv_stride, &inputs[1]));
+    TRY(check_rows(op, "v", v, PUNA_DTYPE_F32, kv_rows, NKV * HD, kv_stride, &inputs[2]));
+    outputs[0] = inputs[0] = inputs[3] = inputs[4] = inputs[5] = (area){.name = "nothing"}; /* T 0: keys that no row sees */
+    if (q_rows > 0) {
+        TRY(check_rows(op, "dq", dq, PUNA_DTYPE_F32, q_rows, NH * HD, dq_stride, &outputs[0]));
+        TRY(check_rows(op, "q", q, PUNA_DTYPE_F32, q_rows, NH * HD, q_stride, &inputs[0]));
+        TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, q_rows, NH * HD, y_stride, &inputs[3]));
+        TRY(check_rows(op, "dy", dy, PUNA_DTYPE_F32, q_rows, NH * HD, dy_stride, &inputs[4]));
+        TRY(check_rows(op, "lse", lse, PUNA_DTYPE_F32, 1, lse_elements, lse_elements, &inputs[5]));
+    }
+    for (int o = 0; o < 4; o++) {
+        for (int i = 0; i < 6; i++) TRY(check_apart(op, &outputs[o], &inputs[i]));
+        for (int other = 0; other < o; other++) TRY(check_apart(op, &outputs[o], &outputs[other]));
+    }
+    return context->ops->attention_backward(context, dq, dq_stride, dk, dv, dkv_stride, q, q_stride, k, v, kv_stride, y, y_stride,
+                                            dy, dy_stride, lse, B, T, S, NH, NKV, HD, window, scale, workspace);
+}
+
 /*
  * Checks the sequences of a step and their caches, up to and including the layer, and counts the step's rows. A cache may be
  * null only for a sequence without rows. Whether a cache overlaps an array is left to check_caches_apart.

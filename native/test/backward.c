@@ -258,6 +258,68 @@ const test_op test_matmul_weight_backward = {
     matmul_weight_call, matmul_weight_flops, NULL, matmul_weight_benchmarks, TEST_COUNT(matmul_weight_benchmarks),
 };
 
+/* ------------------------------------------------- attention ---------------------------------------------------------- */
+
+#define HEADS(X, HD) X(1, 1, HD, 0) X(3, 1, HD, 0) X(8, 1, HD, 0) X(6, 2, HD, 1) X(2, 2, HD, 3)
+#define PROMPT(NH, NKV, HD, window) {2, 51, 51, NH, NKV, HD, window * 11},
+#define LATER(NH, NKV, HD, window) {1, 7, 70, NH, NKV, HD, window * 17},
+
+static const int64_t attention_cases[][TEST_DIMENSIONS] = {
+    HEADS(PROMPT, 1) HEADS(PROMPT, 6) HEADS(PROMPT, 48) HEADS(PROMPT, 80) HEADS(LATER, 5) HEADS(LATER, 64) HEADS(LATER, 128)
+    {1, 1, 1, 1, 1, 1, 0}, {1, 1, 1, 8, 1, 17, 0}, {2, 2, 2, 3, 1, 8, 1}, {1, 47, 47, 1, 1, 16, 0}, {1, 48, 48, 1, 1, 16, 0},
+    {1, 49, 49, 1, 1, 16, 0}, {1, 97, 97, 2, 1, 31, 48}, {1, 95, 143, 3, 1, 33, 49}, {1, 144, 145, 1, 1, 24, 47},
+    {5, 3, 150, 2, 2, 20, 5}, {1, 131, 131, 8, 8, 32, 0}, {2, 0, 50, 2, 1, 9, 0},
+};
+
+static int attention_buffers(puna_context *context, const int64_t *d, test_buffer *b) {
+    int64_t B = d[0], T = d[1], S = d[2], NH = d[3], NKV = d[4], HD = d[5], bytes = 0;
+    CHECK(puna_attention_backward_workspace_size(context, NH, NKV, HD, &bytes) == PUNA_STATUS_OK, "%s", test_last_error());
+    /*
+     * Scores are near 1/3 in size and lse is 2 to 3, so weights are below 0.4; each errs by exp's 4 eps and its argument's
+     * 6 + sqrt(HD) / 2 eps. dp - dy . y is near sqrt(2 HD) / 3, with an error of sqrt(HD) eps of that, and is divided by the
+     * same sqrt(HD) in scale. So terms of the sums are below 0.4, of random sign, with a relative error of (20 + 2 sqrt(HD)) eps,
+     * and the sums over n keys, or rows of a group, err by that times sqrt(n) and as sum_tolerance says.
+     */
+    double terms = TEST_EPS * 0.4 * (20 + 2 * sqrt((double)HD)), G = (double)(NH / NKV);
+    double by_keys = terms * 3 * sqrt((double)S) + 0.4 * sum_tolerance(S);
+    double by_rows = terms * 3 * sqrt((double)T * G) + 0.4 * sum_tolerance(T * NH / NKV);
+    b[0] = (test_buffer){.name = "dq", .role = TEST_OUTPUT, .rows = B * T, .columns = NH * HD, .stride = NH * HD + S % 3,
+                         .absolute = by_keys};
+    b[1] = (test_buffer){.name = "dk", .role = TEST_OUTPUT, .rows = B * S, .columns = NKV * HD, .stride = NKV * HD + T % 2,
+                         .absolute = by_rows};
+    b[2] = b[1];
+    b[2].name = "dv";
+    b[3] = (test_buffer){.name = "q", .rows = B * T, .columns = NH * HD, .stride = NH * HD + T % 2};
+    b[4] = (test_buffer){.name = "k", .rows = B * S, .columns = NKV * HD, .stride = NKV * HD + S % 2};
+    b[5] = (test_buffer){.name = "v", .rows = B * S, .columns = NKV * HD, .stride = NKV * HD + S % 2};
+    b[6] = (test_buffer){.name = "y", .rows = B * T, .columns = NH * HD, .stride = NH * HD + T % 5};
+    b[7] = (test_buffer){.name = "dy", .rows = B * T, .columns = NH * HD, .stride = NH * HD + S % 2};
+    b[8] = (test_buffer){.name = "lse", .rows = T > 0 ? B * NH : 0, .columns = T, .low = 2, .high = 3};
+    b[9] = (test_buffer){.name = "workspace", .role = TEST_WORKSPACE, .rows = bytes > 0, .columns = puna_ceil_div(bytes, 4)};
+    return 10;
+}
+
+static puna_status attention_call(puna_context *context, const int64_t *d, const test_buffer *b) {
+    return puna_attention_backward(context, b[0].data, b[0].stride, b[1].data, b[2].data, b[1].stride, b[3].data, b[3].stride,
+                                   b[4].data, b[5].data, b[4].stride, b[6].data, b[6].stride, b[7].data, b[7].stride, b[8].data,
+                                   d[0], d[1], d[2], d[3], d[4], d[5], d[6], 1 / sqrtf((float)d[5]), b[9].data, b[9].bytes);
+}
+
+/* Five products per visible score. */
+static double attention_flops(const int64_t *d) {
+    double seen = (double)d[2] - (double)(d[1] - 1) / 2;
+    return 10.0 * (double)(d[0] * d[1] * d[3] * d[5]) * seen;
+}
+
+static const int64_t attention_benchmarks[][TEST_DIMENSIONS] = {
+    {4, 256, 256, 6, 6, 48}, {1, 512, 512, 32, 8, 64}, {1, 1024, 1024, 8, 8, 128}, {1, 2048, 2048, 6, 6, 48},
+};
+
+const test_op test_attention_backward = {
+    "attention_backward", "B T S NH NKV HD window", attention_cases, TEST_COUNT(attention_cases), attention_buffers,
+    attention_call, attention_flops, NULL, attention_benchmarks, TEST_COUNT(attention_benchmarks),
+};
+
 /* ------------------------------------------------- cross-entropy ------------------------------------------------------ */
 
 enum { IGNORED = -100 };

@@ -184,6 +184,37 @@ static puna_status matmul_backward(state *s, int32_t accumulate) {
 static puna_status matmul_one(state *s) { return matmul_backward(s, 0); }
 static puna_status matmul_another(state *s) { return matmul_backward(s, 1); }
 
+/* ------------------------------------------------- attention ---------------------------------------------------------- */
+
+/* B T S NH NKV HD window */
+static const int64_t attention_cases[][TEST_DIMENSIONS] = {
+    {1, 1, 1, 1, 1, 1, 0}, {2, 5, 5, 3, 1, 3, 0}, {1, 7, 7, 8, 1, 2, 0}, {1, 9, 9, 2, 2, 5, 4}, {2, 3, 8, 4, 2, 4, 0},
+    {1, 4, 11, 2, 1, 3, 2},
+};
+
+static void attention_size(state *s) {
+    s->outputs = s->sizes[0] = s->d[0] * s->d[1] * s->d[3] * s->d[5];
+    s->sizes[1] = s->sizes[2] = s->d[0] * s->d[2] * s->d[4] * s->d[5];
+}
+
+/* A scale that keeps scores of these inputs, up to 2 and a few numbers wide, where the differences are precise. */
+static const float ATTENTION_SCALE = 0.25f;
+
+static puna_status attention_forward(state *s) {
+    const int64_t *d = s->d;
+    double workspace[64];
+    return puna_attention_forward(s->context, s->y, d[3] * d[5], s->saved, s->x[0], d[3] * d[5], s->x[1], s->x[2], d[4] * d[5],
+                                  d[0], d[1], d[2], d[3], d[4], d[5], d[6], ATTENTION_SCALE, workspace, sizeof workspace);
+}
+
+static puna_status attention_backward(state *s) {
+    const int64_t *d = s->d;
+    double workspace[64];
+    return puna_attention_backward(s->context, s->dx[0], d[3] * d[5], s->dx[1], s->dx[2], d[4] * d[5], s->x[0], d[3] * d[5],
+                                   s->x[1], s->x[2], d[4] * d[5], s->y, d[3] * d[5], s->dy, d[3] * d[5], s->saved, d[0], d[1],
+                                   d[2], d[3], d[4], d[5], d[6], ATTENTION_SCALE, workspace, sizeof workspace);
+}
+
 /* ------------------------------------------------- cross-entropy ------------------------------------------------------ */
 
 /* The loss is the sum of the rows' times SCALE: dy is fixed at that, and y the rows' losses. */
@@ -216,6 +247,7 @@ static const gradient gradients[] = {
     {"puna_rope_forward", "puna_rope_backward", CASES(rope), rope_forward, rope_backward, 0},
     {"puna_matmul_forward", "puna_matmul_input_backward and weight_backward", CASES(matmul), matmul_forward, matmul_one, 2},
     {"puna_matmul_forward", "puna_matmul_input_backward, accumulating", CASES(matmul), matmul_forward, matmul_another, 3},
+    {"puna_attention_forward", "puna_attention_backward", CASES(attention), attention_forward, attention_backward, 0},
     {"the losses of puna_cross_entropy_forward_backward", "puna_cross_entropy_forward_backward", CASES(cross_entropy),
      cross_entropy_forward, cross_entropy_backward, 0},
 };

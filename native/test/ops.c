@@ -8,6 +8,7 @@ const test_op *const test_ops[] = {
     &test_argmax,     &test_rope_table, &test_rope,      &test_matmul, &test_attention, &test_attention_cached,
     &test_kv_append,  &test_embedding_backward, &test_rmsnorm_backward, &test_swiglu_backward, &test_rope_backward,
     &test_cross_entropy, &test_squared_norm, &test_adamw, &test_matmul_input_backward, &test_matmul_weight_backward,
+    &test_attention_backward,
 };
 const int64_t test_op_count = TEST_COUNT(test_ops);
 

@@ -310,6 +310,37 @@ static void backward(void) {
     ACCEPTED(puna_matmul_input_backward(c, NULL, C, NULL, 0, NULL, 4, 0, 4, C, 0, NULL, 0));
     ACCEPTED(puna_matmul_weight_backward(c, NULL, NULL, C, NULL, 4, 0, 4, C, NULL, 0));
 
+    CHECK(puna_attention_backward_workspace_size(c, 2, 1, 4, &bytes) == PUNA_STATUS_OK, "%s", test_last_error());
+    workspace = malloc((size_t)bytes + 1);
+#define ATTENTION(dq, dk, dv, q, k, y, lse, dkv_stride, S, NH, window, scale, size) /* B 1, T 2, NKV 1, HD 4 */ \
+    puna_attention_backward(c, dq, 8, dk, dv, dkv_stride, q, 8, k, in2 + 16, 4, y, 8, in + 32, 8, lse, 1, 2, S, NH, 1, 4,   \
+                            window, scale, workspace, size)
+#define BACKWARD(dq, dk, dv, q, k, y, lse) ATTENTION(dq, dk, dv, q, k, y, lse, 4, 3, 2, 0, 1, bytes)
+    REFUSED("dkv_stride is 3", ATTENTION(out, extra, extra + 16, in, in2, in, in, 3, 3, 2, 0, 1, bytes));
+    REFUSED("S is 1, expected at least 2", ATTENTION(out, extra, extra + 16, in, in2, in, in, 4, 1, 2, 0, 1, bytes));
+    REFUSED("NH is 0", ATTENTION(out, extra, extra + 16, in, in2, in, in, 4, 3, 0, 0, 1, bytes));
+    REFUSED("dq_stride is 8, expected", ATTENTION(out, extra, extra + 16, in, in2, in, in, 4, 3, 3, 0, 1, bytes));
+    REFUSED("window is -1", ATTENTION(out, extra, extra + 16, in, in2, in, in, 4, 3, 2, -1, 1, bytes));
+    REFUSED("scale is inf", ATTENTION(out, extra, extra + 16, in, in2, in, in, 4, 3, 2, 0, INFINITY, bytes));
+    REFUSED("workspace_bytes is", ATTENTION(out, extra, extra + 16, in, in2, in, in, 4, 3, 2, 0, 1, bytes - 1));
+    REFUSED("dq is null", BACKWARD(NULL, extra, extra + 16, in, in2, in, in));
+    REFUSED("dv is null", BACKWARD(out, extra, NULL, in, in2, in, in));
+    REFUSED("lse is null", BACKWARD(out, extra, extra + 16, in, in2, in, NULL));
+    REFUSED("dq overlaps q", BACKWARD(out, extra, extra + 16, out, in2, in, in));
+    REFUSED("dq overlaps y", BACKWARD(out, extra, extra + 16, in, in2, out, in));
+    REFUSED("dk overlaps k", BACKWARD(out, extra, extra + 16, in, extra, in, in));
+    REFUSED("dv overlaps lse", BACKWARD(out, extra, extra + 16, in, in2, in, extra + 20));
+    REFUSED("dv overlaps dk", BACKWARD(out, extra, extra + 11, in, in2, in, in));
+    REFUSED("dk overlaps dq", BACKWARD(out, out + 15, extra, in, in2, in, in));
+    ACCEPTED(BACKWARD(out, extra, extra + 12, in, in2, in, in));
+    REFUSED("NH is 3, expected a multiple", puna_attention_backward_workspace_size(c, 3, 2, 4, &bytes));
+    REFUSED("bytes is null", puna_attention_backward_workspace_size(c, 2, 1, 4, NULL));
+#undef BACKWARD
+#undef ATTENTION
+    free(workspace);
+    ACCEPTED(puna_attention_backward(c, NULL, 8, NULL, NULL, 4, NULL, 8, NULL, NULL, 4, NULL, 8, NULL, 8, NULL, 0, 1, 1, 2, 1, 4,
+                                     0, 1, NULL, 0));
+
     double sum = 7;
     REFUSED("n is -1", puna_squared_norm(c, &sum, in, -1));
     REFUSED("result is null", puna_squared_norm(c, NULL, in, 4));

@@ -116,7 +116,8 @@ extern const int64_t test_op_count;
 extern const test_op test_dequantize, test_embedding, test_rmsnorm, test_add, test_swiglu, test_log_softmax, test_argmax,
     test_rope_table, test_rope, test_matmul, test_attention, test_attention_cached, test_kv_append,
     test_embedding_backward, test_rmsnorm_backward, test_swiglu_backward, test_rope_backward, test_cross_entropy,
-    test_squared_norm, test_adamw, test_matmul_input_backward, test_matmul_weight_backward;
+    test_squared_norm, test_adamw, test_matmul_input_backward, test_matmul_weight_backward,
+    test_attention_backward;
 
 /* ------------------------------------------------- the other tests ---------------------------------------------------- */
 

@@ -2045,6 +2045,155 @@ public class puna_h extends puna_h$shared {
         }
     }
 
+    private static class puna_attention_backward_workspace_size {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_attention_backward_workspace_size");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_attention_backward_workspace_size(puna_context *context, int64_t NH, int64_t NKV, int64_t HD, int64_t *bytes)
+     * }
+     */
+    public static FunctionDescriptor puna_attention_backward_workspace_size$descriptor() {
+        return puna_attention_backward_workspace_size.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_attention_backward_workspace_size(puna_context *context, int64_t NH, int64_t NKV, int64_t HD, int64_t *bytes)
+     * }
+     */
+    public static MethodHandle puna_attention_backward_workspace_size$handle() {
+        return puna_attention_backward_workspace_size.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_attention_backward_workspace_size(puna_context *context, int64_t NH, int64_t NKV, int64_t HD, int64_t *bytes)
+     * }
+     */
+    public static MemorySegment puna_attention_backward_workspace_size$address() {
+        return puna_attention_backward_workspace_size.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_attention_backward_workspace_size(puna_context *context, int64_t NH, int64_t NKV, int64_t HD, int64_t *bytes)
+     * }
+     */
+    public static int puna_attention_backward_workspace_size(MemorySegment context, long NH, long NKV, long HD, MemorySegment bytes) {
+        var mh$ = puna_attention_backward_workspace_size.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_attention_backward_workspace_size", context, NH, NKV, HD, bytes);
+            }
+            return (int)mh$.invokeExact(context, NH, NKV, HD, bytes);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_attention_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_FLOAT,
+            puna_h.C_POINTER,
+            puna_h.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_attention_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_attention_backward(puna_context *context, float *dq, int64_t dq_stride, float *dk, float *dv, int64_t dkv_stride, const float *q, int64_t q_stride, const float *k, const float *v, int64_t kv_stride, const float *y, int64_t y_stride, const float *dy, int64_t dy_stride, const float *lse, int64_t B, int64_t T, int64_t S, int64_t NH, int64_t NKV, int64_t HD, int64_t window, float scale, void *workspace, int64_t workspace_bytes)
+     * }
+     */
+    public static FunctionDescriptor puna_attention_backward$descriptor() {
+        return puna_attention_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_attention_backward(puna_context *context, float *dq, int64_t dq_stride, float *dk, float *dv, int64_t dkv_stride, const float *q, int64_t q_stride, const float *k, const float *v, int64_t kv_stride, const float *y, int64_t y_stride, const float *dy, int64_t dy_stride, const float *lse, int64_t B, int64_t T, int64_t S, int64_t NH, int64_t NKV, int64_t HD, int64_t window, float scale, void *workspace, int64_t workspace_bytes)
+     * }
+     */
+    public static MethodHandle puna_attention_backward$handle() {
+        return puna_attention_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_attention_backward(puna_context *context, float *dq, int64_t dq_stride, float *dk, float *dv, int64_t dkv_stride, const float *q, int64_t q_stride, const float *k, const float *v, int64_t kv_stride, const float *y, int64_t y_stride, const float *dy, int64_t dy_stride, const float *lse, int64_t B, int64_t T, int64_t S, int64_t NH, int64_t NKV, int64_t HD, int64_t window, float scale, void *workspace, int64_t workspace_bytes)
+     * }
+     */
+    public static MemorySegment puna_attention_backward$address() {
+        return puna_attention_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_attention_backward(puna_context *context, float *dq, int64_t dq_stride, float *dk, float *dv, int64_t dkv_stride, const float *q, int64_t q_stride, const float *k, const float *v, int64_t kv_stride, const float *y, int64_t y_stride, const float *dy, int64_t dy_stride, const float *lse, int64_t B, int64_t T, int64_t S, int64_t NH, int64_t NKV, int64_t HD, int64_t window, float scale, void *workspace, int64_t workspace_bytes)
+     * }
+     */
+    public static int puna_attention_backward(MemorySegment context, MemorySegment dq, long dq_stride, MemorySegment dk, MemorySegment dv, long dkv_stride, MemorySegment q, long q_stride, MemorySegment k, MemorySegment v, long kv_stride, MemorySegment y, long y_stride, MemorySegment dy, long dy_stride, MemorySegment lse, long B, long T, long S, long NH, long NKV, long HD, long window, float scale, MemorySegment workspace, long workspace_bytes) {
+        var mh$ = puna_attention_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_attention_backward", context, dq, dq_stride, dk, dv, dkv_stride, q, q_stride, k, v, kv_stride, y, y_stride, dy, dy_stride, lse, B, T, S, NH, NKV, HD, window, scale, workspace, workspace_bytes);
+            }
+            return (int)mh$.invokeExact(context, dq, dq_stride, dk, dv, dkv_stride, q, q_stride, k, v, kv_stride, y, y_stride, dy, dy_stride, lse, B, T, S, NH, NKV, HD, window, scale, workspace, workspace_bytes);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class puna_kv_append {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             puna_h.C_INT,
