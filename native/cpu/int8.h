@@ -25,6 +25,7 @@ PUNA_INLINE ivec ivec_add_i16(ivec a, ivec b) { return _mm256_add_epi16(a, b); }
 PUNA_INLINE ivec ivec_add_i32(ivec a, ivec b) { return _mm256_add_epi32(a, b); }
 PUNA_INLINE ivec ivec_sub_i32(ivec a, ivec b) { return _mm256_sub_epi32(a, b); }
 PUNA_INLINE ivec ivec_shl_i32(ivec a, int n) { return _mm256_slli_epi32(a, n); }
+PUNA_INLINE ivec ivec_shr_i32(ivec a, int n) { return _mm256_srai_epi32(a, n); }
 
 /* Sixteen int8 as int16. */
 PUNA_INLINE ivec ivec_widen_i8(const void *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
@@ -114,6 +115,7 @@ typedef uint8_t u8x16 __attribute__((vector_size(16)));
 typedef int16_t i16x8 __attribute__((vector_size(16)));
 typedef uint16_t u16x8 __attribute__((vector_size(16)));
 typedef int32_t i32x4 __attribute__((vector_size(16)));
+typedef uint32_t u32x4 __attribute__((vector_size(16)));
 
 typedef struct ivec {
     i16x8 half[2];
@@ -147,7 +149,8 @@ PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { IVEC_HALVES((u16x8)a.half[h] >> n
 PUNA_INLINE ivec ivec_add_i16(ivec a, ivec b) { IVEC_HALVES(a.half[h] + b.half[h]); }
 PUNA_INLINE ivec ivec_add_i32(ivec a, ivec b) { IVEC_HALVES((i32x4)a.half[h] + (i32x4)b.half[h]); }
 PUNA_INLINE ivec ivec_sub_i32(ivec a, ivec b) { IVEC_HALVES((i32x4)a.half[h] - (i32x4)b.half[h]); }
-PUNA_INLINE ivec ivec_shl_i32(ivec a, int n) { IVEC_HALVES((i32x4)a.half[h] * (1 << n)); }
+PUNA_INLINE ivec ivec_shl_i32(ivec a, int n) { IVEC_HALVES((u32x4)a.half[h] << n); }
+PUNA_INLINE ivec ivec_shr_i32(ivec a, int n) { IVEC_HALVES((i32x4)a.half[h] >> n); }
 
 PUNA_INLINE ivec ivec_widen_i8(const void *p) {
     int8_t in[16];
@@ -163,7 +166,7 @@ PUNA_INLINE ivec ivec_widen_even_odd_i8(const void *p) {
     for (int i = 0; i < 16; i++) out[i] = in[i < 8 ? 2 * i : 2 * i - 15];
     return ivec_load(out);
 }
-PUNA_INLINE ivec ivec_first_half(ivec a) { IVEC_HALVES(a.half[0 * h]); }
+PUNA_INLINE ivec ivec_first_half(ivec a) { return (ivec){{a.half[0], a.half[0]}}; }
 PUNA_INLINE ivec ivec_spread_i16(ivec a, int j) { IVEC_HALVES((i16x8){0} + a.half[h][j]); }
 PUNA_INLINE ivec ivec_nibbles(const void *p) {
     u8x16 q;
