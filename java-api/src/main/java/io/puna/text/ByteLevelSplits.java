@@ -24,7 +24,7 @@ enum ByteLevelSplits {
     SMOLLM(false, false) {
         @Override
         void steps(ArrayNode steps) {
-            steps.addObject().put("type", "Digits").put("individual_digits", true);
+            digits(steps);
             split(steps, SplitPatterns.GPT2);
         }
     },
@@ -32,6 +32,47 @@ enum ByteLevelSplits {
         @Override
         void steps(ArrayNode steps) {
             split(steps, SplitPatterns.LLAMA3);
+        }
+    },
+    /** Llama 3's cuts, but every word is merged. */
+    SMAUG(false, false) {
+        @Override
+        void steps(ArrayNode steps) {
+            split(steps, SplitPatterns.LLAMA3);
+        }
+    },
+    DEEPSEEK_LLM(false, false) {
+        @Override
+        void steps(ArrayNode steps) {
+            split(steps, SplitPatterns.LINE_BREAK);
+            split(steps, SplitPatterns.DEEPSEEK_LETTERS);
+            split(steps, SplitPatterns.DEEPSEEK_PUNCTUATION);
+            split(steps, SplitPatterns.TRAILING_SPACES);
+            split(steps, SplitPatterns.DEEPSEEK_CJK);
+            split(steps, SplitPatterns.DEFAULT_DIGITS);
+        }
+    },
+    DEEPSEEK_CODER(false, false) {
+        @Override
+        void steps(ArrayNode steps) {
+            split(steps, SplitPatterns.LINE_BREAK);
+            split(steps, SplitPatterns.SPACE_LETTERS);
+            split(steps, SplitPatterns.SPACE_PUNCTUATION);
+            split(steps, SplitPatterns.DEEPSEEK_CJK);
+            digits(steps);
+        }
+    },
+    SEED_CODER(false, false) {
+        @Override
+        void steps(ArrayNode steps) {
+            split(steps, SplitPatterns.SEED_CODER);
+        }
+    },
+    VIKING(false, false) {
+        @Override
+        void steps(ArrayNode steps) {
+            split(steps, SplitPatterns.VIKING);
+            digits(steps);
         }
     },
     QWEN2(false, false) {
@@ -69,6 +110,10 @@ enum ByteLevelSplits {
 
     private static void byteLevel(ObjectNode step) {
         step.put("type", "ByteLevel").put("add_prefix_space", false).put("trim_offsets", false).put("use_regex", false);
+    }
+
+    private static void digits(ArrayNode steps) {
+        steps.addObject().put("type", "Digits").put("individual_digits", true);
     }
 
     private static void split(ArrayNode steps, String pattern) {

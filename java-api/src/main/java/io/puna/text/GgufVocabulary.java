@@ -100,12 +100,18 @@ final class GgufVocabulary {
         String name = value("pre", String.class);
         return switch (name == null ? "default" : name) {
             case "default" -> ByteLevelSplits.DEFAULT;
-            case "gpt-2" -> ByteLevelSplits.GPT2;
-            case "llama3", "llama-v3", "llama-bpe" -> ByteLevelSplits.LLAMA3;
-            case "smollm", "smollm2" -> ByteLevelSplits.SMOLLM;
-            case "qwen2" -> ByteLevelSplits.QWEN2;
+            case "gpt-2", "trillion" -> ByteLevelSplits.GPT2;
+            case "llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "midm-2.0" -> ByteLevelSplits.LLAMA3;
+            case "smaug-bpe" -> ByteLevelSplits.SMAUG;
+            case "smollm", "smollm2", "refact", "starcoder", "codeshell", "minerva-7b" -> ByteLevelSplits.SMOLLM;
+            case "qwen2", "megrez" -> ByteLevelSplits.QWEN2;
             case "tekken" -> ByteLevelSplits.TEKKEN;
-            default -> throw refuse("pre", "default, gpt-2, llama3, llama-v3, llama-bpe, smollm, smollm2, qwen2 or tekken",
+            case "deepseek-llm" -> ByteLevelSplits.DEEPSEEK_LLM;
+            case "deepseek-coder" -> ByteLevelSplits.DEEPSEEK_CODER;
+            case "seed-coder" -> ByteLevelSplits.SEED_CODER;
+            case "viking" -> ByteLevelSplits.VIKING;
+            default -> throw refuse("pre", "one that models of the LLaMA family have (default, gpt-2, llama-bpe, smaug-bpe, smollm, refact, "
+                    + "tekken, qwen2, deepseek-llm, deepseek-coder, seed-coder, viking and others of the same cuts)",
                     TokenizerJson.quote(name));
         };
     }
@@ -120,7 +126,7 @@ final class GgufVocabulary {
         // Files of chat models from before those keys name only one end.
         Set<String> ends = Set.of("<|eot_id|>", "<|eom_id|>", "<|im_end|>");
         return TokenizerJson.check(origin, document, new TokenizerSettings(null, bos.isPresent() ? bos.getAsInt() : null, ends, eosIds,
-                null, null));
+                null, null, List.of()));
     }
 
     private List<String> pieces() throws TokenizerException {

@@ -110,6 +110,27 @@ sealed interface PieceDecoder {
         }
     }
 
+    /** Pieces are words, parted by spaces: what a tokenizer without a decoder means. */
+    record Words() implements PieceDecoder {
+        @Override
+        public State start() {
+            return new State() {
+                private boolean first = true;
+
+                @Override
+                public void accept(String piece, StringBuilder out) {
+                    out.append(first ? "" : " ").append(piece);
+                    first = false;
+                }
+
+                @Override
+                public void finish(StringBuilder out) {
+                    // nothing is ever held back
+                }
+            };
+        }
+    }
+
     /** The space symbol stands for a space, but for those of the first piece when the encoder prepended one. */
     record Metaspace(char space, boolean prepended) implements PieceDecoder {
         @Override

@@ -52,7 +52,7 @@ final class SentencePieceModel {
                 model.addDummyPrefix, model.removeExtraWhitespaces);
         boolean addBos = !Boolean.FALSE.equals(settings.addBos());
         boolean addEos = Boolean.TRUE.equals(settings.addEos());
-        TokenizerSettings own = new TokenizerSettings(model.bos, null, Set.of(model.eos), settings.eosIds(), null, null);
+        TokenizerSettings own = new TokenizerSettings(model.bos, null, Set.of(model.eos), settings.eosIds(), null, null, settings.added());
         return TokenizerJson.check(origin, vocabulary.document(addBos ? bos : OptionalInt.empty(), addEos ? eos : OptionalInt.empty()),
                 own);
     }

@@ -63,7 +63,7 @@ final class TiktokenModel {
         SentencePieceVocabulary.surround(document, pieces, addBos ? OptionalInt.of(special) : OptionalInt.empty(),
                 addEos ? OptionalInt.of(special + 1) : OptionalInt.empty());
         TokenizerSettings own = new TokenizerSettings("<|begin_of_text|>", null, Set.of("<|end_of_text|>", "<|eot_id|>"),
-                settings.eosIds(), null, null);
+                settings.eosIds(), null, null, settings.added());
         return TokenizerJson.check(origin, document, own);
     }
 

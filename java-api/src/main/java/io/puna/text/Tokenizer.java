@@ -20,7 +20,7 @@ import java.util.stream.Stream;
  * <p>Tokens that the vocabulary marks as special are recognised in a text: whoever encodes the words of a stranger should know.
  */
 public final class Tokenizer implements AutoCloseable {
-    /** The longest text that can be encoded at once, in chars: the engine's matcher has a limit that ends the process. */
+    /** The longest text that can be encoded at once, in chars; less where patterns are not known to be as cheap as the usual ones. */
     static final int MAX_TEXT = 1 << 22;
     private static final List<String> FILES = List.of("tokenizer.json", "tokenizer.model");
     private static final long MAX_FILE = 1 << 28;
@@ -35,8 +35,9 @@ public final class Tokenizer implements AutoCloseable {
 
     /**
      * Opens a tokenizer: a tokenizer.json, a SentencePiece or tiktoken tokenizer.model, a GGUF file, or a directory that holds one of
-     * these (looked for in this order). For a tokenizer.json or tokenizer.model, tokenizer_config.json, config.json and
-     * generation_config.json beside it are honoured as far as they say which tokens begin and end a text, and whether they are added.
+     * these (looked for in this order). For a tokenizer.json or tokenizer.model, tokenizer_config.json, added_tokens.json, config.json and
+     * generation_config.json beside it are honoured as far as they say which tokens begin and end a text, whether they are put around
+     * it, and which tokens were added to the vocabulary later.
      *
      * @throws TokenizerException if the file is damaged or of a kind that is not supported
      * @throws IOException        if it cannot be read, or a GGUF file is damaged
@@ -142,12 +143,13 @@ public final class Tokenizer implements AutoCloseable {
      * {@return the ids of a text} Surrogates without their other half count as U+FFFD.
      *
      * @param addSpecial whether to add what the model's own tokenizer adds, commonly a beginning-of-text token
-     * @throws IllegalArgumentException if the text is longer than 4,194,304 chars
+     * @throws IllegalArgumentException if the text is longer than 4,194,304 chars, or than the fewer that this vocabulary's patterns
+     *                                  allow for: the message says how many
      * @throws IllegalStateException    if this tokenizer is closed
      */
     public int[] encode(String text, boolean addSpecial) {
-        if (text.length() > MAX_TEXT) {
-            throw new IllegalArgumentException("text: expected at most " + MAX_TEXT + " chars, got " + text.length()
+        if (text.length() > definition.maxText()) {
+            throw new IllegalArgumentException("text: expected at most " + definition.maxText() + " chars, got " + text.length()
                     + "; encode it in parts");
         }
         long[] ids = engine.encode(wellFormed(text));

@@ -17,7 +17,8 @@ import org.jspecify.annotations.Nullable;
  * @param decoder  how pieces become text
  * @param prefix   ids put before a text
  * @param suffix   ids put after a text
+ * @param maxText  the longest text, in chars, that the engine is given: its matcher has a limit that ends the process
  */
 record TokenizerDefinition(ObjectNode engine, @Nullable String[] pieces, Map<String, Integer> ids, BitSet special,
-                           PieceDecoder decoder, int[] prefix, int[] suffix, OptionalInt bosId, Set<Integer> eosIds) {
+                           PieceDecoder decoder, int[] prefix, int[] suffix, OptionalInt bosId, Set<Integer> eosIds, int maxText) {
 }

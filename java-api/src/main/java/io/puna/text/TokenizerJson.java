@@ -31,6 +31,7 @@ final class TokenizerJson {
     private static final int MAX_ID = 1 << 22;
     /** The engine compares every added token with every other. */
     private static final int MAX_ADDED_TOKENS = 1 << 14;
+    private static final int MAX_REPLACEMENT = 16;
 
     /** Tokens that end a text or a turn, for vocabularies that come without a configuration. */
     private static final List<String> END_TOKENS =
@@ -40,6 +41,10 @@ final class TokenizerJson {
     private final String origin;
     private Map<String, Integer> ids = Map.of();
     private final BitSet special = new BitSet();
+    /** How much longer than the text it is given a normalizer can make one. */
+    private double growth = 1;
+    /** The steps back that the dearest pattern can take per character. */
+    private int patternCost = 1;
     private @Nullable String[] pieces = new String[0];
 
     private TokenizerJson(String origin) {
@@ -62,6 +67,8 @@ final class TokenizerJson {
         }
         ObjectNode model = model(root.path("model"));
         ArrayNode added = addedTokens(root.path("added_tokens"), (ObjectNode) model.get("vocab"));
+        moreAddedTokens(settings.added(), added, (ObjectNode) model.get("vocab"));
+        trimPieces();
         if (ids.isEmpty()) {
             throw refuse("model.vocab", "at least one piece", "none");
         }
@@ -79,16 +86,11 @@ final class TokenizerJson {
         postProcessor("post_processor", root.path("post_processor"), prefix, suffix);
         OptionalInt bos = bos(settings, prefix);
         Set<Integer> eos = eos(settings);
-        if (prefix.isEmpty() && suffix.isEmpty()) {
-            if (Boolean.TRUE.equals(settings.addBos()) && bos.isPresent()) {
-                prefix.add(bos.getAsInt());
-            }
-            if (Boolean.TRUE.equals(settings.addEos()) && !eos.isEmpty()) {
-                suffix.add(eos.iterator().next());
-            }
-        }
+        surround(prefix, settings.addBos(), bos);
+        surround(suffix, settings.addEos(), eos.isEmpty() ? OptionalInt.empty() : OptionalInt.of(eos.iterator().next()));
+        int maxText = (int) Math.min(Tokenizer.MAX_TEXT, 2.0 * Tokenizer.MAX_TEXT / growth / patternCost);
         return new TokenizerDefinition(engine, pieces, Collections.unmodifiableMap(ids), special, decoder(root.path("decoder")), array(prefix),
-                array(suffix), bos, eos);
+                array(suffix), bos, eos, maxText);
     }
 
     // ---- vocabulary ----
@@ -97,8 +99,11 @@ final class TokenizerJson {
         require(model.isObject(), "model", "an object", model);
         // files older than the "type" field are told apart by their merges
         String type = model.path("type").asText(model.has("merges") ? "BPE" : "none");
+        if (type.equals("WordLevel")) {
+            return wordLevel(model);
+        }
         if (!type.equals("BPE")) {
-            throw refuse("model.type", "BPE", type);
+            throw refuse("model.type", "BPE or WordLevel", type);
         }
         for (String affix : List.of("continuing_subword_prefix", "end_of_word_suffix")) {
             require(model.path(affix).asText("").isEmpty() || model.path(affix).isNull(), "model." + affix, "none", model.path(affix));
@@ -106,12 +111,7 @@ final class TokenizerJson {
         JsonNode dropout = model.path("dropout");
         require(absent(dropout) || dropout.isNumber() && dropout.doubleValue() == 0, "model.dropout", "none", dropout);
 
-        JsonNode vocabulary = model.path("vocab");
-        require(vocabulary.isObject(), "model.vocab", "an object of pieces and ids", vocabulary);
-        ids = HashMap.newHashMap(vocabulary.size());
-        for (Map.Entry<String, JsonNode> entry : vocabulary.properties()) {
-            add("model.vocab", entry.getKey(), entry.getValue());
-        }
+        JsonNode vocabulary = vocabulary(model);
         ObjectNode checked = Json.object();
         checked.put("type", "BPE");
         JsonNode unknown = model.path("unk_token");
@@ -125,6 +125,27 @@ final class TokenizerJson {
         checked.set("vocab", vocabulary);
         checked.set("merges", merges(model.path("merges")));
         return checked;
+    }
+
+    /** A word is a piece or unknown; the engine cannot encode an unknown one without a piece for it. */
+    private ObjectNode wordLevel(JsonNode model) throws TokenizerException {
+        JsonNode unknown = model.path("unk_token");
+        require(unknown.isTextual(), "model.unk_token", "a piece", unknown);
+        ObjectNode checked = Json.object();
+        checked.put("type", "WordLevel");
+        checked.set("vocab", vocabulary(model));
+        checked.set("unk_token", unknown);
+        return checked;
+    }
+
+    private JsonNode vocabulary(JsonNode model) throws TokenizerException {
+        JsonNode vocabulary = model.path("vocab");
+        require(vocabulary.isObject(), "model.vocab", "an object of pieces and ids", vocabulary);
+        ids = HashMap.newHashMap(vocabulary.size());
+        for (Map.Entry<String, JsonNode> entry : vocabulary.properties()) {
+            add("model.vocab", entry.getKey(), entry.getValue());
+        }
+        return vocabulary;
     }
 
     private void add(String field, String piece, JsonNode number) throws TokenizerException {
@@ -203,12 +224,35 @@ final class TokenizerJson {
             }
             checked.add(copy);
         }
+        return checked;
+    }
+
+    /** Tokens that only the files beside this one speak of. Where they contradict it, this one counts. */
+    private void moreAddedTokens(List<ObjectNode> tokens, ArrayNode added, ObjectNode vocabulary) throws TokenizerException {
+        Set<String> known = new HashSet<>();
+        added.forEach(token -> known.add(token.path("content").textValue()));
+        for (ObjectNode token : tokens) {
+            String piece = token.path("content").textValue();
+            int id = token.path("id").intValue();
+            Integer own = ids.get(piece);
+            if (own == null && id < MAX_ID && (id >= pieces.length || pieces[id] == null)) {
+                add("added_tokens", piece, token.path("id"));
+                vocabulary.put(piece, id);
+                own = id;
+            }
+            if (own != null && own == id && added.size() < MAX_ADDED_TOKENS && known.add(piece)) {
+                added.add(token);
+                special.set(id, token.path("special").booleanValue());
+            }
+        }
+    }
+
+    private void trimPieces() {
         int size = pieces.length;
         while (size > 0 && pieces[size - 1] == null) {
             size--;
         }
         pieces = Arrays.copyOf(pieces, size);
-        return checked;
     }
 
     private void checkUnknownToken(ObjectNode model) throws TokenizerException {
@@ -247,15 +291,25 @@ final class TokenizerJson {
 
     private void normalizer(String field, String type, JsonNode step) throws TokenizerException {
         switch (type) {
-            case "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents" -> { }
-            case "Prepend" -> require(!step.path("prepend").asText("").isEmpty(), field + ".prepend", "a text", step.path("prepend"));
+            // the most characters that Unicode makes of one
+            case "NFC", "NFD", "Lowercase" -> growth *= 4;
+            case "NFKC", "NFKD" -> growth *= 18;
+            case "StripAccents" -> { }
+            case "Prepend" -> {
+                JsonNode prepend = step.path("prepend");
+                require(!prepend.asText("").isEmpty() && prepend.textValue().length() <= MAX_REPLACEMENT, field + ".prepend",
+                        "a text of at most " + MAX_REPLACEMENT + " chars", prepend);
+            }
             case "Strip" -> {
                 require(step.path("strip_left").isBoolean(), field + ".strip_left", "true or false", step.path("strip_left"));
                 require(step.path("strip_right").isBoolean(), field + ".strip_right", "true or false", step.path("strip_right"));
             }
             case "Replace" -> {
                 pattern(field, step.path("pattern"));
-                require(step.path("content").isTextual(), field + ".content", "a text", step.path("content"));
+                JsonNode content = step.path("content");
+                require(content.isTextual() && content.textValue().length() <= MAX_REPLACEMENT, field + ".content",
+                        "a text of at most " + MAX_REPLACEMENT + " chars", content);
+                growth *= Math.max(1, (double) content.textValue().length() / step.path("pattern").path("String").asText(" ").length());
             }
             default -> throw refuse(field + ".type",
                     "Sequence, Prepend, Replace, Strip, NFC, NFD, NFKC, NFKD, Lowercase or StripAccents", quote(type));
@@ -264,9 +318,10 @@ final class TokenizerJson {
 
     private void preTokenizer(String field, String type, JsonNode step) throws TokenizerException {
         switch (type) {
-            case "ByteLevel", "Digits", "Metaspace" -> { }
+            case "ByteLevel", "Digits", "Metaspace", "Punctuation", "Whitespace", "WhitespaceSplit" -> { }
             case "Split" -> pattern(field, step.path("pattern"));
-            default -> throw refuse(field + ".type", "Sequence, Split, ByteLevel, Digits or Metaspace", quote(type));
+            default -> throw refuse(field + ".type",
+                    "Sequence, Split, ByteLevel, Digits, Metaspace, Punctuation, Whitespace or WhitespaceSplit", quote(type));
         }
     }
 
@@ -275,8 +330,12 @@ final class TokenizerJson {
         JsonNode text = pattern.path("String");
         JsonNode regex = pattern.path("Regex");
         require(!text.asText("").isEmpty() || !regex.asText("").isEmpty(), field + ".pattern", "a String or a Regex", pattern);
-        require(text.isTextual() || SplitPatterns.KNOWN.contains(regex.textValue()), field + ".pattern.Regex",
-                "a pattern of a tokenizer of the LLaMA family (others may backtrack without end)", regex);
+        if (!text.isTextual() && !SplitPatterns.KNOWN.contains(regex.textValue())) {
+            OptionalInt cost = PatternCost.of(regex.textValue());
+            require(cost.isPresent(), field + ".pattern.Regex",
+                    "a pattern whose matching takes steps in proportion to the text (others end the process on a long one)", regex);
+            patternCost = Math.max(patternCost, cost.getAsInt());
+        }
     }
 
     // ---- what surrounds a text ----
@@ -322,6 +381,16 @@ final class TokenizerJson {
         suffix.addAll(right);
     }
 
+    /** What the configuration says outright about this end of a text replaces what the template says. */
+    private static void surround(List<Integer> tokens, @Nullable Boolean add, OptionalInt token) {
+        if (Boolean.FALSE.equals(add)) {
+            tokens.clear();
+        } else if (Boolean.TRUE.equals(add) && token.isPresent() && !tokens.contains(token.getAsInt())) {
+            tokens.clear();
+            tokens.add(token.getAsInt());
+        }
+    }
+
     private OptionalInt bos(TokenizerSettings settings, List<Integer> prefix) {
         Integer id = settings.bos() == null ? settings.bosId() : ids.get(settings.bos());
         if (id == null || !exists(id)) {
@@ -350,6 +419,9 @@ final class TokenizerJson {
     // ---- from pieces to text ----
 
     private PieceDecoder decoder(JsonNode decoder) throws TokenizerException {
+        if (absent(decoder)) {
+            return new PieceDecoder.Words();
+        }
         switch (decoder.path("type").asText("")) {
             case "ByteLevel" -> {
                 return new PieceDecoder.ByteLevel();

@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.puna.TestData;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
@@ -102,7 +103,9 @@ class BadTokenizerFilesTest {
             new Change("template with an id beyond", r -> ((ArrayNode) r.at("/post_processor/special_tokens/<s>/ids")).add(99999), "99999"),
             new Change("template without a text", r -> template(r).putArray("single"), "sequence A"),
             new Change("template with another text", r -> ((ObjectNode) r.at("/post_processor/single/1/Sequence")).put("id", "B"), "sequence A"),
-            new Change("no decoder", r -> r.putNull("decoder"), "decoder.type"),
+            new Change("words without an unknown one", r -> model(r).put("type", "WordLevel").remove("unk_token"), "model.unk_token"),
+            new Change("replacement without end", r -> r.putObject("normalizer").put("type", "Replace").put("content", "x".repeat(99))
+                    .putObject("pattern").put("String", "h"), "normalizer.content", "16"),
             new Change("decoder", r -> r.putObject("decoder").put("type", "WordPiece"), "decoder.type", "WordPiece"),
             new Change("decoders in another order", r -> r.withArray("/decoder/decoders").addObject().put("type", "Replace"), "Strip in this order"));
     }
@@ -178,6 +181,28 @@ class BadTokenizerFilesTest {
                 tokenizer.decode(tokenizer.encode("  hello wörld </s> 🙂\0"));
             } catch (IOException e) {
                 assertThat(e.getMessage()).contains(name);
+            }
+        }
+    }
+
+    /** The same for every part that a tokenizer.json may have. */
+    @ParameterizedTest
+    @ValueSource(strings = {"bytelevel", "punctuation-digits", "split-possessive", "split-inverted", "metaspace-first", "whitespace", "words"})
+    void changedBytesOfTrainedTokenizers(String name) throws IOException {
+        byte[] whole = Files.readAllBytes(TestData.repository().resolve("java-api/src/test/resources/fixtures/tokenizers/" + name + ".json"));
+        String syntax = "{}[]\",:0 \\ntfsSp+*?()|";
+        Random random = new Random(13);
+        for (int round = 0; round < 300; round++) {
+            byte[] bytes = whole.clone();
+            for (int changes = 1 + random.nextInt(2); changes > 0; changes--) {
+                // the vocabulary is most of a file, what comes before it is what differs
+                int at = random.nextInt(random.nextBoolean() ? Math.min(1500, bytes.length) : bytes.length);
+                bytes[at] = (byte) syntax.charAt(random.nextInt(syntax.length()));
+            }
+            try (Tokenizer tokenizer = Tokenizer.open(Files.write(folder.resolve("tokenizer.json"), bytes))) {
+                tokenizer.decode(tokenizer.encode("  hello wörld </s> 🙂\0 12345\r\n\n it's <mask> a"));
+            } catch (IOException e) {
+                assertThat(e.getMessage()).contains("tokenizer.json");
             }
         }
     }
