@@ -76,7 +76,7 @@ class PunaTest {
                 bad(2, "contextLength", "generate", "--model", GGUF, "--context", "-1", "a"),
                 bad(2, "F32 or F16", "generate", "--model", GGUF, "--cache-type", "q8_0", "a"),
                 bad(2, "cache-type", "generate", "--model", GGUF, "--cache-type", "f17", "a"),
-                bad(2, "99999", "generate", "--model", GGUF, "--logit-bias", "99999=1", "a"),
+                bad(2, "logitBias: expected token ids", "generate", "--model", GGUF, "--logit-bias", "99999=1", "a"),
                 bad(2, "logit-bias", "generate", "--model", GGUF, "--logit-bias", "1=x", "a"),
                 bad(2, "prompt", "generate", "--model", GGUF, ""),
                 bad(2, "got 99999", "generate", "--model", GGUF, "--prompt-ids", "1,99999"),

@@ -145,7 +145,10 @@ public final class Session implements AutoCloseable {
         try {
             checkPrompt(ids);
             for (int id : options.logitBias().keySet()) {
-                Objects.checkIndex(id, vocabularySize());
+                if (id < 0 || id >= vocabularySize()) {
+                    throw new IndexOutOfBoundsException("logitBias: expected token ids from 0 to " + (vocabularySize() - 1)
+                            + ", got " + id);
+                }
             }
             if (!options.stop().isEmpty() && tokenizer.get().isEmpty()) {
                 throw new IllegalStateException("stop: expected no stop strings, because the model comes without a tokenizer; got "
