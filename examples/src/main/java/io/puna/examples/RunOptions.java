@@ -24,8 +24,8 @@ final class RunOptions {
             description = "Type of cached keys and values; f16 takes half the memory. Default: ${DEFAULT-VALUE}.")
     private DType cacheType;
 
-    @Option(names = "--activations", paramLabel = "f32|int8", defaultValue = "int8",
-            description = "How activations meet quantised weights: int8 is fast, f32 exact. Default: ${DEFAULT-VALUE}.")
+    @Option(names = "--activations", paramLabel = "f32|int8", defaultValue = "f32",
+            description = "How activations meet quantised weights: f32 is exact, int8 quicker. Default: ${DEFAULT-VALUE}.")
     private MatMul.Activations activations;
 
     Path path() {

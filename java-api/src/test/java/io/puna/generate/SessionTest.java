@@ -121,7 +121,7 @@ class SessionTest {
         int[][] prompts = {prompt(1, 6), prompt(17, 7), prompt(40, 8)};
         int v = model.config().vocabularySize();
         try (Device device = Device.cpu(2);
-                LlamaForward forward = new LlamaForward(device, model.config(), model.weights(), MatMul.Activations.INT8, 100);
+                LlamaForward forward = new LlamaForward(device, model.config(), model.weights(), MatMul.Activations.F32, 100);
                 Arena arena = Arena.ofConfined();
                 Session alone = model.newSession()) {
             List<KvCache> caches = new ArrayList<>();
