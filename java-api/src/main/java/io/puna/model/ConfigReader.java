@@ -26,6 +26,7 @@ final class ConfigReader {
     private static final int DEFAULT_BOS = 1;
     private static final int DEFAULT_EOS = 2;
     private static final int MISTRAL_WINDOW = 4096;
+    private static final int MISTRAL_KEY_VALUE_HEADS = 8;
 
     private final Checkpoint checkpoint;
     private final Map<?, ?> values;
@@ -74,7 +75,7 @@ final class ConfigReader {
                 width,
                 integer("num_hidden_layers"),
                 heads,
-                integer("num_key_value_heads", heads),
+                integer("num_key_value_heads", isMistral() && !values.containsKey("num_key_value_heads") ? MISTRAL_KEY_VALUE_HEADS : heads),
                 headWidth,
                 integer("intermediate_size"),
                 stretched(contextLength, scaling),
@@ -141,8 +142,12 @@ final class ConfigReader {
         return (int) Math.min(Math.max(Math.floor(contextLength * factor), contextLength), Integer.MAX_VALUE);
     }
 
+    private boolean isMistral() {
+        return "mistral".equals(values.get("model_type"));
+    }
+
     private int slidingWindow() throws CheckpointException {
-        if (!"mistral".equals(values.get("model_type"))) {
+        if (!isMistral()) {
             return 0;
         }
         return integer("sliding_window", values.containsKey("sliding_window") ? 0 : MISTRAL_WINDOW);
