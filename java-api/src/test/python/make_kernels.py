@@ -106,6 +106,98 @@ def matmul(kind, rows, columns, inner):
          y=expected(F.linear(f64(x), f64(w))))
 
 
+def gradients(y, *inputs):
+    """Of sum(y * dy) for a random dy: what PyTorch's autograd gives for every input."""
+    dy = normal(*y.shape)
+    return dy, [expected(g) for g in torch.autograd.grad(y, inputs, f64(dy))]
+
+
+def leaf(array):
+    return f64(array).requires_grad_()
+
+
+def embedding_backward(rows, vocabulary, width):
+    table, ids = leaf(normal(vocabulary, width)), rng.randint(0, vocabulary, rows).astype(np.int32)
+    dy, (dtable,) = gradients(F.embedding(torch.from_numpy(ids).long(), table), table)
+    case("embedding_backward", ids=tensor(ids), dy=tensor(dy), dtable=dtable)
+
+
+def rmsnorm_backward(rows, width, eps):
+    x, g = normal(rows, width), rng.uniform(0.5, 1.5, width).astype(np.float32)
+    x64, g64 = leaf(x), leaf(g)
+    dy, (dx, dg) = gradients(F.rms_norm(x64, (width,), g64, eps), x64, g64)
+    rstd = torch.rsqrt(f64(x).square().mean(-1) + eps)
+    case("rmsnorm_backward", x=tensor(x), g=tensor(g), rstd=expected(rstd), dy=tensor(dy), dx=dx, dg=dg)
+
+
+def swiglu_backward(rows, width):
+    gate, up = normal(rows, width, scale=4), normal(rows, width)
+    gate.flat[:4] = [0, -100, 100, -20]
+    gate64, up64 = leaf(gate), leaf(up)
+    dy, (dgate, dup) = gradients(F.silu(gate64) * up64, gate64, up64)
+    case("swiglu_backward", gate=tensor(gate), up=tensor(up), dy=tensor(dy), dgate=dgate, dup=dup)
+
+
+def rope_backward(layout, rows, heads, width):
+    x = leaf(normal(rows, heads, width))
+    angles = torch.from_numpy(rng.uniform(0, 6, (rows, width // 2)).astype(np.float32)).double()
+    table = torch.stack((torch.cos(angles), torch.sin(angles)), -1).float()
+    cos, sin = (t[:, None] for t in table.double().unbind(-1))
+    if layout == "HALVES":
+        a, b = x.chunk(2, -1)
+        y = torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+    else:
+        a, b = x[..., ::2], x[..., 1::2]
+        y = torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
+    dy, (dx,) = gradients(y.reshape(rows, -1), x)
+    dx["shape"] = [rows, heads * width]
+    case("rope_backward", layout=layout, table=expected(table.reshape(rows, width)), HD=width, dy=tensor(dy), dx=dx)
+
+
+def matmul_backward(rows, columns, inner):
+    x, w = normal(rows, inner), normal(columns, inner)
+    x64, w64 = leaf(x), leaf(w)
+    dy, (dx, dw) = gradients(F.linear(x64, w64), x64, w64)
+    case("matmul_backward", x=tensor(x), w=tensor(w), dy=tensor(dy), dx=dx, dw=dw)
+
+
+def attention_backward(batch, tokens, keys, heads, kv_heads, width, window):
+    q, k, v = normal(batch * tokens, heads * width), normal(batch * keys, kv_heads * width), normal(batch * keys, kv_heads * width)
+    inputs = [leaf(a) for a in (q, k, v)]
+    q64, k64, v64 = (a.reshape(batch, -1, n, width).transpose(1, 2) for a, n in zip(inputs, (heads, kv_heads, kv_heads)))
+    position, key = torch.arange(keys - tokens, keys)[:, None], torch.arange(keys)[None, :]
+    visible = (key <= position) & (key > position - (window or keys))
+    scale = width ** -0.5
+    y = F.scaled_dot_product_attention(q64, k64, v64, attn_mask=visible, scale=scale, enable_gqa=True)
+    y = y.transpose(1, 2).reshape(batch * tokens, -1)
+    scores = q64 @ k64.repeat_interleave(heads // kv_heads, 1).transpose(2, 3) * scale
+    lse = torch.logsumexp(scores.masked_fill(~visible, -torch.inf), -1)
+    dy, (dq, dk, dv) = gradients(y, *inputs)
+    case("attention_backward", B=batch, NH=heads, NKV=kv_heads, HD=width, window=window, scale=scale, q=tensor(q), k=tensor(k),
+         v=tensor(v), y=expected(y), lse=expected(lse), dy=tensor(dy), dq=dq, dk=dk, dv=dv)
+
+
+def cross_entropy(rows, width):
+    logits, targets = normal(rows, width, scale=3), rng.randint(0, width, rows).astype(np.int32)
+    targets[rows // 2] = -100
+    logits64 = leaf(logits)
+    losses = F.cross_entropy(logits64, torch.from_numpy(targets).long(), reduction="none", ignore_index=-100)
+    (dlogits,) = torch.autograd.grad(losses.sum() * 0.25, logits64)
+    case("cross_entropy", logits=tensor(logits), targets=tensor(targets), ignored=-100, scale=0.25, losses=expected(losses),
+         dlogits=expected(dlogits))
+
+
+def adamw(elements, steps):
+    w = normal(elements)
+    parameter = torch.nn.Parameter(f64(w))
+    optimizer = torch.optim.AdamW([parameter], lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    gradients_ = normal(steps, elements)
+    for gradient in gradients_:
+        parameter.grad = f64(gradient) * 0.5
+        optimizer.step()
+    case("adamw", w=tensor(w), gradients=tensor(gradients_), y=expected(parameter))
+
+
 def main(out):
     rmsnorm(3, 24, 1e-5, 1.0)
     rmsnorm(2, 131, 1e-6, 1e-3)
@@ -122,6 +214,19 @@ def main(out):
     attention(1, 6, 20, 2, 1, 8, 4)
     for kind, inner in (("F32", 133), ("F16", 133), ("BF16", 133), ("Q8_0", 96), ("Q4_0", 96), ("Q4_K", 512), ("Q6_K", 512)):
         matmul(kind, 3, 5, inner)
+    embedding_backward(9, 4, 33)
+    rmsnorm_backward(5, 33, 1e-5)
+    rmsnorm_backward(67, 8, 1e-5)
+    swiglu_backward(3, 37)
+    rope_backward("HALVES", 3, 2, 10)
+    rope_backward("INTERLEAVED", 3, 2, 10)
+    matmul_backward(13, 7, 33)
+    matmul_backward(2, 259, 5)
+    attention_backward(1, 9, 9, 8, 1, 6, 0)
+    attention_backward(2, 5, 11, 6, 2, 10, 0)
+    attention_backward(1, 51, 51, 2, 2, 8, 20)
+    cross_entropy(5, 131)
+    adamw(37, 5)
     with open(os.path.join(out, "kernels.json"), "w", encoding="utf-8") as f:
         json.dump({"made_with": reference.versions(gguf=version("gguf")), "cases": cases}, f, indent=1)
         f.write("\n")

@@ -159,6 +159,75 @@ public final class MatMul {
         run(context, workspace, count, y0, w0, y1, w1, y2, w2, x, false, activations);
     }
 
+    /**
+     * The gradient of the activations: {@code dx[r, k] = sum over n of dy[r, n] · w[n, k]}.
+     *
+     * @param device     what computes
+     * @param workspace  scratch, busy until the call returns
+     * @param dx         (rows, K) F32 of any row stride, overwritten or accumulated into
+     * @param w          (N, K) F32, F16 or BF16
+     * @param dy         (rows, N) F32 of any row stride
+     * @param accumulate whether dx is added to, for products that share their activations
+     */
+    public static void inputBackward(Device device, Workspace workspace, Tensor dx, Tensor w, Tensor dy, boolean accumulate) {
+        MemorySegment context = Checks.context(device);
+        Objects.requireNonNull(workspace, "workspace");
+        Checks.weight(w, "w");
+        if (w.dtype().isQuantized()) {
+            throw Checks.unexpected("w", "F32, F16 or BF16", w);
+        }
+        long columns = w.shape().columns();
+        Checks.input(dy, "dy", DType.F32);
+        Checks.columns(dy, "dy", w.shape().rows());
+        long rows = dy.shape().rows();
+        Checks.output(dx, "dx", DType.F32);
+        Checks.shape(dx, "dx", rows, columns);
+        Checks.apart(dx, "dx", w, "w");
+        Checks.apart(dx, "dx", dy, "dy");
+        workspace.acquire();
+        try {
+            Device.check(puna_h.puna_matmul_backward_workspace_size(context, workspace.size()));
+            MemorySegment scratch = workspace.scratch();
+            Device.check(puna_h.puna_matmul_input_backward(context, dx.segment(), dx.rowStride(), w.segment(), w.dtype().code(),
+                    dy.segment(), dy.rowStride(), rows, w.shape().rows(), columns, accumulate ? 1 : 0, scratch,
+                    scratch.byteSize()));
+        } finally {
+            workspace.release();
+        }
+    }
+
+    /**
+     * The gradient of the weight: {@code dw[n, k] += sum over r of dy[r, n] · x[r, k]}.
+     *
+     * @param device    what computes
+     * @param workspace scratch, busy until the call returns
+     * @param dw        (N, K) F32, accumulated into
+     * @param x         (rows, K) F32 of any row stride
+     * @param dy        (rows, N) F32 of any row stride
+     */
+    public static void weightBackward(Device device, Workspace workspace, Tensor dw, Tensor x, Tensor dy) {
+        MemorySegment context = Checks.context(device);
+        Objects.requireNonNull(workspace, "workspace");
+        checkInput(x);
+        long rows = x.shape().rows();
+        Checks.output(dw, "dw", DType.F32);
+        Checks.contiguous(dw, "dw");
+        Checks.columns(dw, "dw", x.shape().columns());
+        Checks.input(dy, "dy", DType.F32);
+        Checks.shape(dy, "dy", rows, dw.shape().rows());
+        Checks.apart(dw, "dw", x, "x");
+        Checks.apart(dw, "dw", dy, "dy");
+        workspace.acquire();
+        try {
+            Device.check(puna_h.puna_matmul_backward_workspace_size(context, workspace.size()));
+            MemorySegment scratch = workspace.scratch();
+            Device.check(puna_h.puna_matmul_weight_backward(context, dw.segment(), x.segment(), x.rowStride(), dy.segment(),
+                    dy.rowStride(), rows, dw.shape().rows(), dw.shape().columns(), scratch, scratch.byteSize()));
+        } finally {
+            workspace.release();
+        }
+    }
+
     private static void one(Device device, Workspace workspace, Tensor y, Tensor x, Tensor w, boolean accumulate,
                             Activations activations) {
         MemorySegment context = Checks.context(device);

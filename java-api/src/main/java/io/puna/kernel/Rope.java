@@ -71,22 +71,42 @@ public final class Rope {
      */
     public static void forward(Device device, Tensor x, Tensor table, Layout layout, long headWidth) {
         MemorySegment context = Checks.context(device);
+        checkHeads(x, "x", table, layout, headWidth);
+        Device.check(puna_h.puna_rope_forward(context, x.segment(), x.rowStride(), table.segment(), layout.code, x.shape().rows(),
+                x.shape().columns() / headWidth, headWidth));
+    }
+
+    /**
+     * The backward pass in place, the rotation by the negative angle: each pair (a, b) with (c, s) of the table becomes
+     * {@code (a·c + b·s, b·c - a·s)}.
+     *
+     * @param device    what computes
+     * @param dx        (rows, heads · HD) F32 of any row stride: the gradient of the rotated heads, overwritten by that of the heads
+     * @param table     (rows, HD / 2, 2) or (rows, HD) F32, from {@link #table}
+     * @param layout    which elements make a pair
+     * @param headWidth HD, even
+     */
+    public static void backward(Device device, Tensor dx, Tensor table, Layout layout, long headWidth) {
+        MemorySegment context = Checks.context(device);
+        checkHeads(dx, "dx", table, layout, headWidth);
+        Device.check(puna_h.puna_rope_backward(context, dx.segment(), dx.rowStride(), table.segment(), layout.code,
+                dx.shape().rows(), dx.shape().columns() / headWidth, headWidth));
+    }
+
+    private static void checkHeads(Tensor x, String name, Tensor table, Layout layout, long headWidth) {
         Objects.requireNonNull(layout, "layout");
-        Checks.output(x, "x", DType.F32);
-        long rows = x.shape().rows();
+        Checks.output(x, name, DType.F32);
         long columns = x.shape().columns();
         if (headWidth < 2 || headWidth % 2 != 0) {
             throw Checks.unexpected("headWidth", "an even number, at least 2", headWidth);
         }
         if (columns == 0 || columns % headWidth != 0) {
-            throw Checks.unexpected("x", "rows of whole heads of " + headWidth, x);
+            throw Checks.unexpected(name, "rows of whole heads of " + headWidth, x);
         }
         Checks.input(table, "table", DType.F32);
         Checks.contiguous(table, "table");
-        checkTable(table, rows, headWidth);
-        Checks.apart(x, "x", table, "table");
-        Device.check(puna_h.puna_rope_forward(context, x.segment(), x.rowStride(), table.segment(), layout.code, rows,
-                columns / headWidth, headWidth));
+        checkTable(table, x.shape().rows(), headWidth);
+        Checks.apart(x, name, table, "table");
     }
 
     private static void checkTable(Tensor table, long rows, long headWidth) {

@@ -11,7 +11,7 @@
  * <p><b>Outputs</b> are overwritten unless a method says otherwise, must be writable, and may not share an element with another
  * argument except where aliasing is allowed. After an {@link java.lang.IllegalArgumentException} or
  * {@link java.lang.UnsupportedOperationException} they are untouched; after a {@link io.puna.tensor.DeviceException} they are
- * unspecified.
+ * unspecified. Gradients of activations are overwritten unless a call asks to accumulate; gradients of parameters accumulate.
  *
  * <p><b>Numbers.</b> Sums are accumulated in F32 in an order that depends on the operation's own dimension alone: the same input
  * gives the same bits whatever the number of threads or of rows beside it.

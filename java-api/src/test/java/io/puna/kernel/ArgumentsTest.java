@@ -12,6 +12,7 @@ import java.lang.foreign.Arena;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Set;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
 import org.assertj.core.api.ThrowableAssert.ThrowingCallable;
@@ -37,6 +38,9 @@ class ArgumentsTest {
         DEVICE.close();
         ARENA.close();
     }
+
+    /** Arguments that may be null, in one operation at least. */
+    private static final Set<String> OPTIONAL = Set.of("lse", "dweight", "dlogits");
 
     @FunctionalInterface
     private interface Call {
@@ -114,6 +118,30 @@ class ArgumentsTest {
                 new Operation("Attention", (d, t) -> Attention.forward(d, WORKSPACE, t[0], t[1], t[2], t[3], t[4], 1, 4, 2, 2, 0, 1),
                         List.of(outRows("y", f32(3, 8)), out("lse", f32(4, 3)), inRows("q", f32(3, 8)), inRows("k", f32(5, 4)),
                                 inRows("v", f32(5, 4)))),
+                new Operation("Embedding.backward", (d, t) -> Embedding.backward(d, t[0], t[1], t[2]),
+                        List.of(out("dtable", f32(5, 8)), in("ids", i32(3)), in("dy", f32(3, 8)))),
+                new Operation("RmsNorm.backward", (d, t) -> RmsNorm.backward(d, t[0], t[1], t[2], t[3], t[4], t[5], true),
+                        List.of(out("dx", f32(3, 8)), out("dweight", f32(8)), in("x", f32(3, 8)), weight("weight", f32(8)),
+                                in("rstd", f32(3)), in("dy", f32(3, 8)))),
+                new Operation("SwiGlu.backward", (d, t) -> SwiGlu.backward(d, t[0], t[1], t[2], t[3], t[4]),
+                        List.of(outRows("dgate", f32(3, 8)), outRows("dup", f32(3, 8)), inRows("gate", f32(3, 8)),
+                                inRows("up", f32(3, 8)), inRows("dy", f32(3, 8)))),
+                new Operation("Rope.backward", (d, t) -> Rope.backward(d, t[0], t[1], Rope.Layout.HALVES, 4),
+                        List.of(outRows("dx", f32(3, 8)), in("table", f32(3, 2, 2)))),
+                new Operation("MatMul.inputBackward", (d, t) -> MatMul.inputBackward(d, WORKSPACE, t[0], t[1], t[2], false),
+                        List.of(outRows("dx", f32(3, 8)), weight("w", f32(5, 8)), inRows("dy", f32(3, 5)))),
+                new Operation("MatMul.weightBackward", (d, t) -> MatMul.weightBackward(d, WORKSPACE, t[0], t[1], t[2]),
+                        List.of(out("dw", f32(5, 8)), inRows("x", f32(3, 8)), inRows("dy", f32(3, 5)))),
+                new Operation("Attention.backward",
+                        (d, t) -> Attention.backward(d, WORKSPACE, t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8], 1, 4, 2, 2,
+                                0, 1),
+                        List.of(outRows("dq", f32(3, 8)), outRows("dk", f32(5, 4)), outRows("dv", f32(5, 4)), inRows("q", f32(3, 8)),
+                                inRows("k", f32(5, 4)), inRows("v", f32(5, 4)), inRows("y", f32(3, 8)), in("lse", f32(4, 3)),
+                                inRows("dy", f32(3, 8)))),
+                new Operation("CrossEntropy", (d, t) -> CrossEntropy.forwardBackward(d, t[0], t[1], t[2], t[3], -1, 1),
+                        List.of(out("losses", f32(3)), out("dlogits", f32(3, 8)), in("logits", f32(3, 8)), in("targets", i32(3)))),
+                new Operation("AdamW", (d, t) -> AdamW.step(d, t[0], t[1], t[2], t[3], 1, 0.1, 0.9, 0.9, 0, 0, 1),
+                        List.of(out("w", f32(3, 8)), out("m", f32(3, 8)), out("v", f32(3, 8)), in("gradient", f32(3, 8)))),
                 new Operation("KvStep.append", (d, t) -> inStep(step -> step.append(d, 0, t[0], t[1])),
                         List.of(inRows("k", f32(3, 4)), inRows("v", f32(3, 4)))),
                 new Operation("KvStep.attend", (d, t) -> inStep(step -> step.attend(d, t[0], t[1], 0, 4, 0, 1)),
@@ -153,7 +181,7 @@ class ArgumentsTest {
                 Tensor tensor = use.tensor();
                 long rows = tensor.shape().rows();
                 long columns = tensor.shape().columns();
-                if (!use.name().equals("lse")) {
+                if (!OPTIONAL.contains(use.name())) {
                     refused(tests, operation, i, "null", null, NullPointerException.class);
                 }
                 DType other = tensor.dtype() == DType.F32 ? DType.I32 : DType.F32;
@@ -168,7 +196,7 @@ class ArgumentsTest {
                     refused(tests, operation, i, "a column more", like(tensor, rows, columns + 1), IllegalArgumentException.class);
                 }
                 refused(tests, operation, i, "no columns", like(tensor, rows, 0), IllegalArgumentException.class);
-                boolean anyRows = use.name().equals("table") && operation.name().equals("Embedding");
+                boolean anyRows = use.name().endsWith("table") && operation.name().startsWith("Embedding");
                 if (rows > 1 && !anyRows) {
                     refused(tests, operation, i, "a row more", like(tensor, rows + 1, columns), IllegalArgumentException.class);
                     refused(tests, operation, i, "a row less", like(tensor, rows - 1, columns), IllegalArgumentException.class);
@@ -278,6 +306,32 @@ class ArgumentsTest {
                 .hasMessage("layout");
         refused("up: expected the row stride of gate, 8, got row stride 9",
                 () -> SwiGlu.forward(DEVICE, f32(3, 8), x, f32(3, 9).columns(0, 8)));
+    }
+
+    @Test
+    void trainingsNumbersAreChecked() {
+        Tensor targets = Tensor.of(ARENA, new int[] {0, -1, 8}, Shape.of(3));
+        refused("puna_cross_entropy_forward_backward: targets[2] is 8, expected 0 to 7, or -1 to ignore the row",
+                () -> CrossEntropy.forwardBackward(DEVICE, f32(3), f32(3, 8), f32(3, 8), targets, -1, 1));
+        refused("scale: ", () -> CrossEntropy.forwardBackward(DEVICE, f32(3), null, f32(3, 8), i32(3), -1, Float.NaN));
+        refused("puna_embedding_backward: ids[0] is -1",
+                () -> Embedding.backward(DEVICE, f32(5, 2), Tensor.of(ARENA, new int[] {-1}, Shape.of(1)), f32(1, 2)));
+        refused("w: expected F32, F16 or BF16, got Q8_0 (5, 32)", () -> MatMul.inputBackward(DEVICE, WORKSPACE, f32(3, 32),
+                Tensor.allocate(ARENA, DType.Q8_0, Shape.of(5, 32)), f32(3, 5), false));
+        refused("x: expected F32", () -> GradientNorm.squared(DEVICE, WORKSPACE, i32(3)));
+        adamW("step: ", 0, 0.1, 0.9, 0.95, 0, 0, 1);
+        adamW("learningRate: ", 1, Double.POSITIVE_INFINITY, 0.9, 0.95, 0, 0, 1);
+        adamW("beta1: ", 1, 0.1, 1, 0.95, 0, 0, 1);
+        adamW("beta2: ", 1, 0.1, 0.9, Double.NaN, 0, 0, 1);
+        adamW("eps: ", 1, 0.1, 0.9, 0.95, -1, 0, 1);
+        adamW("weightDecay: ", 1, 0.1, 0.9, 0.95, 0, -1, 1);
+        adamW("gradientScale: ", 1, 0.1, 0.9, 0.95, 0, 0, Double.NEGATIVE_INFINITY);
+    }
+
+    private static void adamW(String message, long step, double learningRate, double beta1, double beta2, double eps,
+                              double weightDecay, double gradientScale) {
+        refused(message, () -> AdamW.step(DEVICE, f32(8), f32(8), f32(8), f32(8), step, learningRate, beta1, beta2, eps, weightDecay,
+                gradientScale));
     }
 
     @Test
