@@ -48,7 +48,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a signature, struct, enum value or contract in this file changes. */
-#define PUNA_ABI_VERSION 2
+#define PUNA_ABI_VERSION 3
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Status, errors, identity
@@ -126,7 +126,7 @@ enum {
     PUNA_ISA_REFERENCE = 1, /* the scalar reference kernels, one thread: slow, accumulated in F64                   */
     PUNA_ISA_BASELINE = 2,  /* what every processor of the architecture has (SSE2 on x86-64, NEON on aarch64)       */
     PUNA_ISA_AVX2 = 3,      /* AVX2, FMA and F16C                                                                   */
-    PUNA_ISA_AVX512 = 4     /* AVX-512 F, BW, DQ, VL                                                                */
+    PUNA_ISA_AVX512 = 4     /* AVX-512 F, BW, DQ, VL, VNNI                                                          */
 };
 
 typedef struct puna_context_options {
@@ -304,8 +304,9 @@ typedef struct puna_matmul_product {
 
 /* How activations meet weights of block types. Weights of plain types are always multiplied with x as it is. */
 enum {
-    PUNA_ACTIVATIONS_F32 = 0, /* x stays F32                                                                        */
-    PUNA_ACTIVATIONS_INT8 = 1 /* x is first rounded to int8, a block at a time: faster, about as exact as Q8_0 is   */
+    PUNA_ACTIVATIONS_F32 = 0,  /* x stays F32                                                                       */
+    PUNA_ACTIVATIONS_INT8 = 1, /* x is first rounded to int8, 32 at a time: fastest, about as exact as Q8_0 is      */
+    PUNA_ACTIVATIONS_INT16 = 2 /* x is first rounded to int16, 32 at a time: 256 times as exact, nearly as fast     */
 };
 
 /* Writes the bytes of workspace that puna_matmul_forward wants for these products, rows, K and activations. May be 0. */
@@ -323,12 +324,12 @@ PUNA_API puna_status puna_matmul_workspace_size(puna_context *context, const pun
  *
  * With PUNA_ACTIVATIONS_F32 weights of block types are decoded exactly.
  *
- * With PUNA_ACTIVATIONS_INT8 a block of such a weight meets the activations of its elements rounded to
- * q = rint(x * (127 / a)) and d_x = a / 127, where a is the largest |x| of the block: 32 elements for Q8_0 and Q4_0, 256 for Q4_K and Q6_K. All of it is F32,
- * ties go to even, and a below 2^-100 counts as 0. For each block, in order of k,
- *   Q8_0  Q4_0   y += (d * d_x) * sum of q_w * q                 q_w: what multiplies d in the table of types
- *   Q6_K         y += (d * d_x) * sum of scale * q_w * q
- *   Q4_K         y += (d * d_x) * sum of scale * q_w * q, then  y -= (m * d_x) * sum of min * q
+ * With PUNA_ACTIVATIONS_INT8 and _INT16 such weights meet activations rounded 32 at a time to q = rint(x * (t / a)) and d_x = a / t,
+ * where a is the largest |x| of the 32 and t is 127 or 32,512. All of it is F32, ties go to even, and a below 2^-100 counts as 0.
+ * For each group of 32 elements, for Q6_K of 16, in order of k,
+ *   Q8_0  Q4_0   y += (d * d_x) * sum of q_w * q               q_w: what multiplies d in the table of types
+ *   Q4_K  Q6_K   y += ((d * scale) * d_x) * sum of q_w * q     q_w: without the scale
+ *   Q4_K         and then y -= (m * min) * (d_x * sum of q)
  * The sums of integers are exact and then rounded to F32 once; each product of factors is rounded, each += is one fused
  * multiply-add (on the baseline of x86-64 two roundings). An element that is NaN or infinite makes its row of y NaN.
  */

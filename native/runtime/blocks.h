@@ -137,11 +137,14 @@ static inline float puna_value(const void *row, int32_t dtype, int64_t i) {
     }
 }
 
+/* The largest integer that activations are rounded to. */
+static inline float puna_activations_top(int32_t activations) { return activations == PUNA_ACTIVATIONS_INT8 ? 127 : 32512; }
+
 /*
- * Activations of PUNA_ACTIVATIONS_INT8, rounded n elements at a time: q and the returned scale d so that x is near d * q, or
- * d = NaN and q = 0 when an element is NaN or infinite.
+ * n activations rounded to integers up to top: q and the returned scale d so that x is near d * q, or d = NaN and q = 0 when an
+ * element is NaN or infinite.
  */
-static inline float puna_quantize(int8_t *q, const float *x, int64_t n) {
+static inline float puna_quantize(int16_t *q, const float *x, int64_t n, float top) {
     float largest = 0;
     bool finite = true;
     for (int64_t i = 0; i < n; i++) {
@@ -149,12 +152,12 @@ static inline float puna_quantize(int8_t *q, const float *x, int64_t n) {
         finite = finite && isfinite(x[i]);
     }
     if (!finite || largest < PUNA_QUANTIZED_ZERO) {
-        memset(q, 0, (size_t)n);
+        memset(q, 0, (size_t)n * sizeof *q);
         return finite ? 0 : NAN;
     }
-    float inverse = 127 / largest;
-    for (int64_t i = 0; i < n; i++) q[i] = (int8_t)rintf(x[i] * inverse);
-    return largest / 127;
+    float inverse = top / largest;
+    for (int64_t i = 0; i < n; i++) q[i] = (int16_t)rintf(x[i] * inverse);
+    return largest / top;
 }
 
 #endif

@@ -32,7 +32,8 @@ bool puna_cpu_has(int32_t isa) {
     const uint32_t avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
     switch (isa) {
     case PUNA_ISA_AVX2: return (states & ymm) == ymm && (b & bit_AVX2) != 0;
-    case PUNA_ISA_AVX512: return (states & zmm) == zmm && (b & bit_AVX2) != 0 && (b & avx512) == avx512;
+    case PUNA_ISA_AVX512: return (states & zmm) == zmm && (b & bit_AVX2) != 0 && (b & avx512) == avx512 &&
+                                 (c & bit_AVX512VNNI) != 0;
     default: return false;
     }
 }

@@ -54,11 +54,11 @@ int64_t PUNA_KERNEL(matmul_workspace_size)(puna_context *, const puna_matmul_pro
 puna_status PUNA_KERNEL(matmul_forward)(puna_context *, const puna_matmul_product *products, int32_t count, float *const y[],
                                         const void *const w[], const float *x, int64_t x_stride, int64_t rows, int64_t K,
                                         void *workspace);
-int64_t PUNA_KERNEL(matmul_int8_workspace_size)(puna_context *, const puna_matmul_product *products, int32_t count,
-                                                int64_t rows, int64_t K);
-puna_status PUNA_KERNEL(matmul_int8_forward)(puna_context *, const puna_matmul_product *products, int32_t count,
-                                             float *const y[], const void *const w[], const float *x, int64_t x_stride,
-                                             int64_t rows, int64_t K, void *workspace);
+int64_t PUNA_KERNEL(matmul_integer_workspace_size)(puna_context *, const puna_matmul_product *products, int32_t count,
+                                                   int64_t rows, int64_t K, int32_t activations);
+puna_status PUNA_KERNEL(matmul_integer_forward)(puna_context *, const puna_matmul_product *products, int32_t count,
+                                                float *const y[], const void *const w[], const float *x, int64_t x_stride,
+                                                int64_t rows, int64_t K, int32_t activations, void *workspace);
 int64_t PUNA_KERNEL(matmul_backward_workspace_size)(puna_context *);
 puna_status PUNA_KERNEL(matmul_input_backward)(puna_context *, float *dx, int64_t dx_stride, const void *w, int32_t w_dtype,
                                                const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K,

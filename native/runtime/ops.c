@@ -405,7 +405,7 @@ static puna_status check_products(const char *op, const puna_matmul_product *pro
     return OK;
 }
 
-/* The products of one call that one kernel computes: those with int8 activations, or the others. */
+/* The products of one call that one kernel computes: those with activations rounded to integers, or the others. */
 typedef struct product_part {
     puna_matmul_product products[PUNA_MATMUL_MAX_PRODUCTS];
     float *y[PUNA_MATMUL_MAX_PRODUCTS];
@@ -414,11 +414,11 @@ typedef struct product_part {
 } product_part;
 
 static product_part part_of(const puna_matmul_product *products, int32_t count, float *const y[], const void *const w[],
-                            int32_t activations, bool int8) {
+                            int32_t activations, bool integer) {
     product_part part = {.count = 0};
     for (int32_t p = 0; p < count; p++) {
-        bool is_int8 = activations == PUNA_ACTIVATIONS_INT8 && puna_block_of(products[p].w_dtype).elements > 1;
-        if (is_int8 != int8) continue;
+        bool is_integer = activations != PUNA_ACTIVATIONS_F32 && puna_block_of(products[p].w_dtype).elements > 1;
+        if (is_integer != integer) continue;
         part.products[part.count] = products[p];
         if (y != NULL) part.y[part.count] = y[p], part.w[part.count] = w[p];
         part.count++;
@@ -430,11 +430,12 @@ static product_part part_of(const puna_matmul_product *products, int32_t count, 
 static int64_t matmul_workspace(puna_context *context, const puna_matmul_product *products, int32_t count, int64_t rows,
                                 int64_t K, int32_t activations) {
     product_part f32 = part_of(products, count, NULL, NULL, activations, false);
-    product_part int8 = part_of(products, count, NULL, NULL, activations, true);
+    product_part integer = part_of(products, count, NULL, NULL, activations, true);
     int64_t bytes = 0;
     if (f32.count > 0) bytes = context->ops->matmul_workspace_size(context, f32.products, f32.count, rows, K);
-    if (int8.count > 0)
-        bytes = puna_max(bytes, context->ops->matmul_int8_workspace_size(context, int8.products, int8.count, rows, K));
+    if (integer.count > 0)
+        bytes = puna_max(bytes, context->ops->matmul_integer_workspace_size(context, integer.products, integer.count, rows, K,
+                                                                            activations));
     return bytes;
 }
 
@@ -444,7 +445,7 @@ puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_
     int64_t x_bytes;
     TRY(check_context(op, context));
     TRY(check_products(op, products, count, rows, K));
-    TRY(check_range(op, "activations", activations, PUNA_ACTIVATIONS_F32, PUNA_ACTIVATIONS_INT8));
+    TRY(check_range(op, "activations", activations, PUNA_ACTIVATIONS_F32, PUNA_ACTIVATIONS_INT16));
     TRY(check_product(op, "x", K, sizeof(float), &x_bytes));
     TRY(check_product(op, "x", rows, x_bytes, &x_bytes));
     if (bytes == NULL) return puna_fail(INVALID, "%s: bytes is null", op);
@@ -464,7 +465,7 @@ puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product
     TRY(check_context(op, context));
     TRY(check_products(op, products, count, rows, K));
     TRY(check_stride(op, "x_stride", x_stride, K));
-    TRY(check_range(op, "activations", activations, PUNA_ACTIVATIONS_F32, PUNA_ACTIVATIONS_INT8));
+    TRY(check_range(op, "activations", activations, PUNA_ACTIVATIONS_F32, PUNA_ACTIVATIONS_INT16));
     TRY(check_at_least(op, "workspace_bytes", workspace_bytes, 0));
     for (int32_t p = count; p < PUNA_MATMUL_MAX_PRODUCTS; p++)
         if (y[p] != NULL || w[p] != NULL)
@@ -490,12 +491,12 @@ puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product
         }
     }
     product_part f32 = part_of(products, count, y, w, activations, false);
-    product_part int8 = part_of(products, count, y, w, activations, true);
+    product_part integer = part_of(products, count, y, w, activations, true);
     if (f32.count > 0)
         TRY(context->ops->matmul_forward(context, f32.products, f32.count, f32.y, f32.w, x, x_stride, rows, K, workspace));
-    if (int8.count > 0)
-        TRY(context->ops->matmul_int8_forward(context, int8.products, int8.count, int8.y, int8.w, x, x_stride, rows, K,
-                                              workspace));
+    if (integer.count > 0)
+        TRY(context->ops->matmul_integer_forward(context, integer.products, integer.count, integer.y, integer.w, x, x_stride, rows,
+                                                 K, activations, workspace));
     return OK;
 }
 

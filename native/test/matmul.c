@@ -4,11 +4,11 @@
 #include <stdlib.h>
 
 enum { F32 = PUNA_DTYPE_F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K };
-enum { INT8 = PUNA_ACTIVATIONS_INT8 };
+enum { INT8 = PUNA_ACTIVATIONS_INT8, INT16 = PUNA_ACTIVATIONS_INT16 };
 
 /*
- * What w and x hold. LOWEST: quants at their lowest and x rounded to 127 throughout; HIGHEST: quants, scales and mins at their
- * highest, x at -127; HUGE_X and TINY_X: factors that are zero, subnormal or the largest there are, x near 1e25, or near where
+ * What w and x hold. LOWEST: quants at their lowest and x rounded to the largest integer throughout; HIGHEST: quants, scales
+ * and mins at their highest, x at the lowest; HUGE_X and TINY_X: factors that are zero, subnormal or the largest there are, x near 1e25, or near where
  * it counts as zero; SPECIAL_X: NaN in row 0, infinity in row 1, -infinity in row 2.
  */
 enum { ORDINARY, LOWEST, HIGHEST, HUGE_X, TINY_X, SPECIAL_X };
@@ -20,16 +20,18 @@ enum { ORDINARY, LOWEST, HIGHEST, HUGE_X, TINY_X, SPECIAL_X };
 #define ONE(dtype, rows, N, K) {dtype, rows, N, K, 1, 0, 0},
 #define TWO(dtype, rows, N, K) {dtype, rows, N, K, 2, 1, 3},
 #define THREE(dtype, rows, N, K) {dtype, rows, N, K, 3, 0, 1},
-#define ONE_INT8(dtype, rows, N, K) {dtype, rows, N, K, 1, 0, 0, INT8},
-#define TWO_INT8(dtype, rows, N, K) {dtype, rows, N, K, 2, 1, 3, INT8},
-#define THREE_INT8(dtype, rows, N, K) {dtype, rows, N, K, 3, 0, 1, INT8},
+#define ONE_INTEGER(dtype, rows, N, K) {dtype, rows, N, K, 1, 0, 0, INT8}, {dtype, rows, N, K, 1, 0, 0, INT16},
+#define TWO_INTEGER(dtype, rows, N, K) {dtype, rows, N, K, 2, 1, 3, INT8}, {dtype, rows, N, K, 2, 1, 3, INT16},
+#define THREE_INTEGER(dtype, rows, N, K) {dtype, rows, N, K, 3, 0, 1, INT8}, {dtype, rows, N, K, 3, 0, 1, INT16},
 /* Blocks of 32 and of 256 at once, and beside a plain type. */
-#define MIXED_INT8(dtype, rows, N, K)                                                                                       \
-    {dtype, rows, N, K, 2, 0, 2, INT8, ORDINARY, 1}, {dtype, rows, N, K, 2, 1, 2, INT8, ORDINARY, 2},
-#define EXTREMES(dtype, rows, N, K)                                                                                         \
-    {dtype, rows, N, K, 1, 0, 0, INT8, LOWEST}, {dtype, rows, N, K, 1, 0, 0, INT8, HIGHEST},                                \
-    {dtype, rows, N, K, 1, 0, 0, INT8, HUGE_X}, {dtype, rows, N, K, 1, 0, 0, INT8, TINY_X},                                 \
-    {dtype, rows, N, K, 1, 0, 0, INT8, SPECIAL_X},
+#define MIXED_INTEGER(dtype, rows, N, K)                                                                                    \
+    {dtype, rows, N, K, 2, 0, 2, INT8, ORDINARY, 1}, {dtype, rows, N, K, 2, 1, 2, INT8, ORDINARY, 2},                       \
+    {dtype, rows, N, K, 2, 0, 2, INT16, ORDINARY, 1}, {dtype, rows, N, K, 2, 1, 2, INT16, ORDINARY, 2},
+#define EXTREMES_OF(dtype, rows, N, K, activations)                                                                         \
+    {dtype, rows, N, K, 1, 0, 0, activations, LOWEST}, {dtype, rows, N, K, 1, 0, 0, activations, HIGHEST},                  \
+    {dtype, rows, N, K, 1, 0, 0, activations, HUGE_X}, {dtype, rows, N, K, 1, 0, 0, activations, TINY_X},                   \
+    {dtype, rows, N, K, 1, 0, 0, activations, SPECIAL_X},
+#define EXTREMES(dtype, rows, N, K) EXTREMES_OF(dtype, rows, N, K, INT8) EXTREMES_OF(dtype, rows, N, K, INT16)
 
 static const int64_t matmul_cases[][TEST_DIMENSIONS] = {
     ROWS(ONE, F32, 1, 1) ROWS(TWO, F32, 13, 7) ROWS(THREE, F32, 12, 31) ROWS(ONE, F32, 11, 64) ROWS(TWO, F32, 25, 515)
@@ -39,14 +41,16 @@ static const int64_t matmul_cases[][TEST_DIMENSIONS] = {
     ROWS(ONE, Q4_0, 1, 32) ROWS(TWO, Q4_0, 13, 96) ROWS(THREE, Q4_0, 25, 1056)
     ROWS(ONE, Q4_K, 1, 256) ROWS(TWO, Q4_K, 13, 768) ROWS(THREE, Q4_K, 25, 1024)
     ROWS(ONE, Q6_K, 1, 256) ROWS(TWO, Q6_K, 13, 768) ROWS(THREE, Q6_K, 25, 1024)
-    ROWS(ONE_INT8, Q8_0, 1, 32) ROWS(TWO_INT8, Q8_0, 13, 96) ROWS(THREE_INT8, Q8_0, 25, 1056)
-    ROWS(ONE_INT8, Q4_0, 1, 32) ROWS(TWO_INT8, Q4_0, 13, 96) ROWS(THREE_INT8, Q4_0, 25, 1056)
-    ROWS(ONE_INT8, Q4_K, 1, 256) ROWS(TWO_INT8, Q4_K, 13, 768) ROWS(THREE_INT8, Q4_K, 25, 1280)
-    ROWS(ONE_INT8, Q6_K, 1, 256) ROWS(TWO_INT8, Q6_K, 13, 768) ROWS(THREE_INT8, Q6_K, 25, 1280)
-    ROWS(MIXED_INT8, Q4_K, 9, 256)
+    ROWS(ONE_INTEGER, Q8_0, 1, 32) ROWS(TWO_INTEGER, Q8_0, 13, 96) ROWS(THREE_INTEGER, Q8_0, 25, 1056)
+    ROWS(ONE_INTEGER, Q4_0, 1, 32) ROWS(TWO_INTEGER, Q4_0, 13, 96) ROWS(THREE_INTEGER, Q4_0, 25, 1056)
+    ROWS(ONE_INTEGER, Q4_K, 1, 256) ROWS(TWO_INTEGER, Q4_K, 13, 768) ROWS(THREE_INTEGER, Q4_K, 25, 1280)
+    ROWS(ONE_INTEGER, Q6_K, 1, 256) ROWS(TWO_INTEGER, Q6_K, 13, 768) ROWS(THREE_INTEGER, Q6_K, 25, 1280)
+    ROWS(MIXED_INTEGER, Q4_K, 9, 256)
     ROWS(EXTREMES, Q8_0, 17, 544) ROWS(EXTREMES, Q4_0, 17, 544) ROWS(EXTREMES, Q4_K, 17, 512) ROWS(EXTREMES, Q6_K, 17, 512)
     {F16, 3, 13, 61, 2, 0, 1, INT8}, {Q8_0, 300, 16, 1120, 1, 0, 0, INT8}, {Q4_0, 301, 33, 64, 3, 0, 0, INT8},
     {Q4_K, 301, 24, 512, 2, 1, 5, INT8}, {Q4_0, 1, 3001, 512, 3, 0, 2, INT8}, {Q6_K, 17, 515, 512, 2, 0, 0, INT8},
+    {F16, 3, 13, 61, 2, 0, 1, INT16}, {Q8_0, 300, 16, 1120, 1, 0, 0, INT16}, {Q4_0, 301, 33, 64, 3, 0, 0, INT16},
+    {Q4_K, 301, 24, 512, 2, 1, 5, INT16}, {Q4_0, 1, 3001, 512, 3, 0, 2, INT16}, {Q6_K, 17, 515, 512, 2, 0, 0, INT16},
     {F32, 67, 13, 515, 1, 0, 1}, {F32, 301, 24, 520, 1, 1, 0}, {F32, 300, 172, 64, 3, 0, 0}, {Q8_0, 259, 12, 544, 1, 0, 0},
     {Q4_K, 301, 24, 512, 2, 1, 5},
     {F32, 1, 1003, 2048, 3, 0, 0}, {BF16, 1, 2051, 515, 2, 1, 0}, {Q4_0, 1, 3001, 512, 3, 0, 2}, {Q6_K, 17, 515, 512, 2, 0, 0},
@@ -105,19 +109,19 @@ static void fill_extreme_x(const test_buffer *b, const int64_t *d, uint64_t seed
 }
 
 /*
- * What int8 activations may be off by from the same integers in F64: n = K / block blocks are added one after another. With terms
- * of random sign and root mean square t a partial sum of b blocks is about sqrt(b block) t, so their roundings together have a
- * standard deviation below eps t sqrt(block) n / sqrt(2); each block is rounded three times before, eps t sqrt(3 K). Six of
+ * What rounded activations may be off by from the same integers in F64: n = K / group groups are added one after another. With
+ * terms of random sign and root mean square t a partial sum of g groups is about sqrt(g group) t, so their roundings together have
+ * a standard deviation below eps t sqrt(group) n / sqrt(2); each group is rounded three times before, eps t sqrt(3 K). Six of
  * these.
- * Where all signs agree a sum of K terms is off by at most its size times eps for each block and each rounding before.
+ * Where all signs agree a sum of K terms is off by at most its size times eps for each group and each rounding before.
  */
-static double int8_tolerance(const int64_t *d, int32_t dtype) {
-    double K = (double)d[3], block = (double)puna_block_of(dtype).elements, n = K / block;
+static double integer_tolerance(const int64_t *d, int32_t dtype) {
+    double K = (double)d[3], group = dtype == Q6_K ? 16 : 32, n = K / group;
     double largest = largest_weight(dtype) * magnitude_of_x(d);
     double ordinary_factor = dtype == Q8_0 ? 0.01 : dtype == Q4_0 ? 0.1 : 0.002;
     if (d[8] != ORDINARY) largest *= (d[8] == HUGE_X || d[8] == TINY_X ? 65504 : 0x1p-10) / ordinary_factor;
     if (d[8] == LOWEST || d[8] == HIGHEST) return TEST_EPS * (n + 4) * K * largest;
-    return TEST_EPS * 6 * (sqrt(block / 2) * n + sqrt(3 * K)) * largest / 3;
+    return TEST_EPS * 6 * (sqrt(group / 2) * n + sqrt(3 * K)) * largest / 3;
 }
 
 static int matmul_buffers(puna_context *context, const int64_t *d, test_buffer *b) {
@@ -136,7 +140,7 @@ static int matmul_buffers(puna_context *context, const int64_t *d, test_buffer *
          * few terms. t is at most a third of the largest product. y rounds when it is stored and where it accumulates.
          */
         double absolute = TEST_EPS * 2.2 * (double)(K + 16) * largest_weight(dtype) / 3;
-        if (d[7] == INT8 && dtype >= Q8_0) absolute = int8_tolerance(d, dtype);
+        if (d[7] != 0 && dtype >= Q8_0) absolute = integer_tolerance(d, dtype);
         b[p] = (test_buffer){.name = y_names[p], .role = d[5] ? TEST_IN_OUT : TEST_OUTPUT, .rows = rows,
                              .columns = products[p].N, .stride = products[p].y_stride, .absolute = absolute + 2 * TEST_EPS,
                              .relative = 3 * TEST_EPS};
@@ -162,13 +166,14 @@ static double matmul_traffic(const int64_t *d) { return (double)(d[2] * puna_row
 
 #define BENCHMARKS(dtype) \
     {dtype, 1, 5632, 2048, 1}, {dtype, 4, 5632, 2048, 1}, {dtype, 16, 5632, 2048, 1}, {dtype, 128, 5632, 2048, 1},
-#define BENCHMARKS_INT8(dtype)                                                                                                \
+#define BENCHMARKS_INTEGER(dtype)                                                                                             \
     {dtype, 1, 5632, 2048, 1, 0, 0, INT8}, {dtype, 4, 5632, 2048, 1, 0, 0, INT8}, {dtype, 16, 5632, 2048, 1, 0, 0, INT8},    \
-    {dtype, 128, 5632, 2048, 1, 0, 0, INT8},
+    {dtype, 128, 5632, 2048, 1, 0, 0, INT8}, {dtype, 1, 5632, 2048, 1, 0, 0, INT16}, {dtype, 4, 5632, 2048, 1, 0, 0, INT16}, \
+    {dtype, 16, 5632, 2048, 1, 0, 0, INT16}, {dtype, 128, 5632, 2048, 1, 0, 0, INT16},
 static const int64_t matmul_benchmarks[][TEST_DIMENSIONS] = {
     BENCHMARKS(F32) BENCHMARKS(F16) BENCHMARKS(BF16) BENCHMARKS(Q8_0) BENCHMARKS(Q4_0) BENCHMARKS(Q4_K) BENCHMARKS(Q6_K)
     {F32, 512, 2048, 2048, 1},
-    BENCHMARKS_INT8(Q8_0) BENCHMARKS_INT8(Q4_0) BENCHMARKS_INT8(Q4_K) BENCHMARKS_INT8(Q6_K)
+    BENCHMARKS_INTEGER(Q8_0) BENCHMARKS_INTEGER(Q4_0) BENCHMARKS_INTEGER(Q4_K) BENCHMARKS_INTEGER(Q6_K)
 };
 
 const test_op test_matmul = {
@@ -189,8 +194,9 @@ void test_matmul_rows(void) {
         puna_context_options options = {PUNA_BACKEND_CPU, 0, 2, isas[i]};
         puna_context *context;
         if (puna_context_create(&options, NULL, &context) == PUNA_STATUS_UNSUPPORTED) continue;
-        for (int32_t kind = 0; kind < PUNA_DTYPE_COUNT + 4; kind++) { /* every type, then the block types with int8 */
-            int32_t dtype = kind < PUNA_DTYPE_COUNT ? kind : kind - 4, activations = kind >= PUNA_DTYPE_COUNT;
+        for (int32_t kind = 0; kind < PUNA_DTYPE_COUNT + 8; kind++) { /* every type, then the block types with integers */
+            int32_t dtype = kind < PUNA_DTYPE_COUNT ? kind : Q8_0 + (kind - PUNA_DTYPE_COUNT) % 4;
+            int32_t activations = kind < PUNA_DTYPE_COUNT ? 0 : kind < PUNA_DTYPE_COUNT + 4 ? INT8 : INT16;
             int64_t block = puna_block_of(dtype).elements, K = puna_ceil_div(1055, block) * block;
             test_buffer b[2] = {{.name = "x", .rows = MOST_ROWS, .columns = K},
                                 {.name = "w", .dtype = dtype, .rows = N, .columns = K}};

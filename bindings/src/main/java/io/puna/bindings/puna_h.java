@@ -23,10 +23,10 @@ public class puna_h extends puna_h$shared {
     static final SymbolLookup SYMBOL_LOOKUP = SymbolLookup.loaderLookup()
             .or(Linker.nativeLinker().defaultLookup());
 
-    private static final int PUNA_ABI_VERSION = (int)2L;
+    private static final int PUNA_ABI_VERSION = (int)3L;
     /**
      * {@snippet lang=c :
-     * #define PUNA_ABI_VERSION 2
+     * #define PUNA_ABI_VERSION 3
      * }
      */
     public static int PUNA_ABI_VERSION() {
@@ -1557,6 +1557,15 @@ public class puna_h extends puna_h$shared {
      */
     public static int PUNA_ACTIVATIONS_INT8() {
         return PUNA_ACTIVATIONS_INT8;
+    }
+    private static final int PUNA_ACTIVATIONS_INT16 = (int)2L;
+    /**
+     * {@snippet lang=c :
+     * enum <anonymous>.PUNA_ACTIVATIONS_INT16 = 2
+     * }
+     */
+    public static int PUNA_ACTIVATIONS_INT16() {
+        return PUNA_ACTIVATIONS_INT16;
     }
 
     private static class puna_matmul_workspace_size {

@@ -34,7 +34,7 @@ import org.junit.jupiter.params.provider.MethodSource;
  * alike and add in double. Against the exact logits the fast kernels may be off by twice what those are.
  */
 class Int8ActivationsTest {
-    private static final ModelOptions EXACT = ReferenceModelTest.OPTIONS;
+    private static final ModelOptions EXACT = ReferenceModelTest.OPTIONS.withActivations(MatMul.Activations.F32);
     private static final ModelOptions INT8 = EXACT.withActivations(MatMul.Activations.INT8);
 
     static List<Arguments> quantisedCases() throws IOException {

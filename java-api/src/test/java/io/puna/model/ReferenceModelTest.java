@@ -150,7 +150,7 @@ class ReferenceModelTest {
     @MethodSource("cases")
     void sequencesSideBySide(Case test) throws IOException {
         try (Device device = Device.cpu(2); LlamaModel model = LlamaModel.open(test.model(), OPTIONS.withDevice(device));
-                LlamaForward forward = new LlamaForward(device, model.config(), model.weights(), MatMul.Activations.F32, 128);
+                LlamaForward forward = new LlamaForward(device, model.config(), model.weights(), OPTIONS.activations(), 128);
                 Arena arena = Arena.ofShared()) {
             LlamaConfig config = model.config();
             List<int[]> texts = new ArrayList<>();

@@ -1,0 +1,162 @@
+/*
+ * The integer vocabulary of matmul_integer.c, written once per instruction set. An ivec is as wide as a vec: VEC_WIDTH lanes of
+ * int32, which an operation may take as 2 * VEC_WIDTH int16 or 4 * VEC_WIDTH bytes, as its name says.
+ */
+#ifndef PUNA_INTEGER_H
+#define PUNA_INTEGER_H
+
+#include "simd.h"
+
+#if defined(PUNA_VARIANT_AVX512)
+/* ------------------------------------------------------------------------------------------------------- AVX-512, VNNI */
+
+typedef __m512i ivec;
+
+PUNA_INLINE ivec ivec_zero(void) { return _mm512_setzero_si512(); }
+PUNA_INLINE ivec ivec_load(const void *p) { return _mm512_loadu_si512(p); }
+PUNA_INLINE void ivec_store(void *p, ivec a) { _mm512_storeu_si512(p, a); }
+PUNA_INLINE ivec ivec_set1(int32_t a) { return _mm512_set1_epi32(a); }
+PUNA_INLINE ivec ivec_and(ivec a, ivec b) { return _mm512_and_si512(a, b); }
+PUNA_INLINE ivec ivec_or(ivec a, ivec b) { return _mm512_or_si512(a, b); }
+PUNA_INLINE ivec ivec_xor(ivec a, ivec b) { return _mm512_xor_si512(a, b); }
+PUNA_INLINE ivec ivec_add(ivec a, ivec b) { return _mm512_add_epi32(a, b); }
+PUNA_INLINE ivec ivec_sub(ivec a, ivec b) { return _mm512_sub_epi32(a, b); }
+PUNA_INLINE ivec ivec_shl(ivec a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
+PUNA_INLINE ivec ivec_shr(ivec a, int n) { return _mm512_srli_epi32(a, (unsigned)n); }
+PUNA_INLINE ivec ivec_shl_i16(ivec a, int n) { return _mm512_slli_epi16(a, (unsigned)n); }
+PUNA_INLINE ivec ivec_shr_i16(ivec a, int n) { return _mm512_srai_epi16(a, (unsigned)n); }
+PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return _mm512_srli_epi16(a, (unsigned)n); }
+PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm512_cvtepi32_ps(a); }
+PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm512_dpwssd_epi32(acc, w, x); }
+PUNA_INLINE ivec ivec_dot_u8(ivec acc, ivec w, ivec x) { return _mm512_dpbusd_epi32(acc, w, x); }
+PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
+    const char *quarter[4] = {rows, rows + 4 * stride, rows + 8 * stride, rows + 12 * stride};
+    for (int i = 0; i < 4; i++) {
+        __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(quarter[0] + i * stride)));
+        v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(quarter[1] + i * stride)), 1);
+        v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(quarter[2] + i * stride)), 2);
+        to[i] = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(quarter[3] + i * stride)), 3);
+    }
+}
+PUNA_INLINE ivec ivec_interleave_low_i32(ivec a, ivec b) { return _mm512_unpacklo_epi32(a, b); }
+PUNA_INLINE ivec ivec_interleave_high_i32(ivec a, ivec b) { return _mm512_unpackhi_epi32(a, b); }
+PUNA_INLINE ivec ivec_interleave_low_i64(ivec a, ivec b) { return _mm512_unpacklo_epi64(a, b); }
+PUNA_INLINE ivec ivec_interleave_high_i64(ivec a, ivec b) { return _mm512_unpackhi_epi64(a, b); }
+
+#elif defined(PUNA_VARIANT_AVX2)
+/* ---------------------------------------------------------------------------------------------------------------- AVX2 */
+
+typedef __m256i ivec;
+
+PUNA_INLINE ivec ivec_zero(void) { return _mm256_setzero_si256(); }
+PUNA_INLINE ivec ivec_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+PUNA_INLINE void ivec_store(void *p, ivec a) { _mm256_storeu_si256((__m256i *)p, a); }
+PUNA_INLINE ivec ivec_set1(int32_t a) { return _mm256_set1_epi32(a); }
+PUNA_INLINE ivec ivec_and(ivec a, ivec b) { return _mm256_and_si256(a, b); }
+PUNA_INLINE ivec ivec_or(ivec a, ivec b) { return _mm256_or_si256(a, b); }
+PUNA_INLINE ivec ivec_xor(ivec a, ivec b) { return _mm256_xor_si256(a, b); }
+PUNA_INLINE ivec ivec_add(ivec a, ivec b) { return _mm256_add_epi32(a, b); }
+PUNA_INLINE ivec ivec_sub(ivec a, ivec b) { return _mm256_sub_epi32(a, b); }
+PUNA_INLINE ivec ivec_shl(ivec a, int n) { return _mm256_slli_epi32(a, n); }
+PUNA_INLINE ivec ivec_shr(ivec a, int n) { return _mm256_srli_epi32(a, n); }
+PUNA_INLINE ivec ivec_shl_i16(ivec a, int n) { return _mm256_slli_epi16(a, n); }
+PUNA_INLINE ivec ivec_shr_i16(ivec a, int n) { return _mm256_srai_epi16(a, n); }
+PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return _mm256_srli_epi16(a, n); }
+PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm256_cvtepi32_ps(a); }
+PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)); }
+/* Pairs in int16, which no sum may leave: ivec_add_pairs before it would. */
+PUNA_INLINE ivec ivec_dot_pairs_u8(ivec pairs, ivec w, ivec x) { return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, x)); }
+PUNA_INLINE ivec ivec_add_pairs(ivec acc, ivec pairs) { return ivec_dot_i16(acc, pairs, _mm256_set1_epi16(1)); }
+PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
+    const char *half[2] = {rows, rows + 4 * stride};
+    for (int i = 0; i < 4; i++)
+        to[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(half[0] + i * stride))),
+                                        _mm_loadu_si128((const __m128i *)(half[1] + i * stride)), 1);
+}
+PUNA_INLINE ivec ivec_interleave_low_i32(ivec a, ivec b) { return _mm256_unpacklo_epi32(a, b); }
+PUNA_INLINE ivec ivec_interleave_high_i32(ivec a, ivec b) { return _mm256_unpackhi_epi32(a, b); }
+PUNA_INLINE ivec ivec_interleave_low_i64(ivec a, ivec b) { return _mm256_unpacklo_epi64(a, b); }
+PUNA_INLINE ivec ivec_interleave_high_i64(ivec a, ivec b) { return _mm256_unpackhi_epi64(a, b); }
+
+#else
+/* --------------------------------------------------------------------------------------------------- SSE2 and NEON
+ * The compiler's own vectors; what those cannot say is written per architecture.
+ */
+typedef int16_t i16x8 __attribute__((vector_size(16)));
+typedef uint16_t u16x8 __attribute__((vector_size(16)));
+typedef uint32_t u32x4 __attribute__((vector_size(16)));
+typedef int32_t ivec __attribute__((vector_size(16)));
+
+PUNA_INLINE ivec ivec_zero(void) { return (ivec){0}; }
+PUNA_INLINE ivec ivec_load(const void *p) {
+    ivec result;
+    memcpy(&result, p, 16);
+    return result;
+}
+PUNA_INLINE void ivec_store(void *p, ivec a) { memcpy(p, &a, 16); }
+PUNA_INLINE ivec ivec_set1(int32_t a) { return (ivec){a, a, a, a}; }
+PUNA_INLINE ivec ivec_and(ivec a, ivec b) { return a & b; }
+PUNA_INLINE ivec ivec_or(ivec a, ivec b) { return a | b; }
+PUNA_INLINE ivec ivec_xor(ivec a, ivec b) { return a ^ b; }
+PUNA_INLINE ivec ivec_add(ivec a, ivec b) { return a + b; }
+PUNA_INLINE ivec ivec_sub(ivec a, ivec b) { return a - b; }
+PUNA_INLINE ivec ivec_shl(ivec a, int n) { return (ivec)((u32x4)a << n); }
+PUNA_INLINE ivec ivec_shr(ivec a, int n) { return (ivec)((u32x4)a >> n); }
+PUNA_INLINE ivec ivec_shl_i16(ivec a, int n) { return (ivec)((u16x8)a << n); }
+PUNA_INLINE ivec ivec_shr_i16(ivec a, int n) { return (ivec)((i16x8)a >> n); }
+PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return (ivec)((u16x8)a >> n); }
+PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
+    for (int i = 0; i < 4; i++) to[i] = ivec_load(rows + i * stride);
+}
+#if defined(__aarch64__)
+PUNA_INLINE vec ivec_to_f32(ivec a) { return vcvtq_f32_s32((int32x4_t)a); }
+PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) {
+    int16x8_t w_16 = vreinterpretq_s16_s32((int32x4_t)w), x_16 = vreinterpretq_s16_s32((int32x4_t)x);
+    int32x4_t low = vmull_s16(vget_low_s16(w_16), vget_low_s16(x_16)), high = vmull_high_s16(w_16, x_16);
+    return acc + (ivec)vpaddq_s32(low, high);
+}
+PUNA_INLINE ivec ivec_interleave_low_i32(ivec a, ivec b) { return (ivec)vzip1q_s32((int32x4_t)a, (int32x4_t)b); }
+PUNA_INLINE ivec ivec_interleave_high_i32(ivec a, ivec b) { return (ivec)vzip2q_s32((int32x4_t)a, (int32x4_t)b); }
+PUNA_INLINE ivec ivec_interleave_low_i64(ivec a, ivec b) {
+    return (ivec)vzip1q_s64(vreinterpretq_s64_s32((int32x4_t)a), vreinterpretq_s64_s32((int32x4_t)b));
+}
+PUNA_INLINE ivec ivec_interleave_high_i64(ivec a, ivec b) {
+    return (ivec)vzip2q_s64(vreinterpretq_s64_s32((int32x4_t)a), vreinterpretq_s64_s32((int32x4_t)b));
+}
+#else
+PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm_cvtepi32_ps((__m128i)a); }
+PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return acc + (ivec)_mm_madd_epi16((__m128i)w, (__m128i)x); }
+PUNA_INLINE ivec ivec_interleave_low_i32(ivec a, ivec b) { return (ivec)_mm_unpacklo_epi32((__m128i)a, (__m128i)b); }
+PUNA_INLINE ivec ivec_interleave_high_i32(ivec a, ivec b) { return (ivec)_mm_unpackhi_epi32((__m128i)a, (__m128i)b); }
+PUNA_INLINE ivec ivec_interleave_low_i64(ivec a, ivec b) { return (ivec)_mm_unpacklo_epi64((__m128i)a, (__m128i)b); }
+PUNA_INLINE ivec ivec_interleave_high_i64(ivec a, ivec b) { return (ivec)_mm_unpackhi_epi64((__m128i)a, (__m128i)b); }
+#endif
+#endif
+
+/* The four bytes at p in every lane. */
+PUNA_INLINE ivec ivec_spread(const void *p) {
+    int32_t four;
+    memcpy(&four, p, 4);
+    return ivec_set1(four);
+}
+
+/*
+ * Sixteen bytes of each of VEC_WIDTH rows, stride bytes apart, as four columns of four bytes: lane r of columns[c] = bytes
+ * [4 c, 4 c + 4) of row r. ivec_load_quarters puts rows i, i + 4, … into the quarters of vector i; four by four they are transposed
+ * where they lie.
+ */
+PUNA_INLINE void ivec_columns(ivec columns[4], const char *rows, int64_t stride) {
+    ivec a[4], low[2], high[2];
+    __asm__("" : "+r"(rows)); /* else GCC keeps sixteen addresses of an unrolled loop, in vector registers */
+    ivec_load_quarters(a, rows, stride);
+    for (int i = 0; i < 2; i++) {
+        low[i] = ivec_interleave_low_i32(a[2 * i], a[2 * i + 1]);
+        high[i] = ivec_interleave_high_i32(a[2 * i], a[2 * i + 1]);
+    }
+    columns[0] = ivec_interleave_low_i64(low[0], low[1]);
+    columns[1] = ivec_interleave_high_i64(low[0], low[1]);
+    columns[2] = ivec_interleave_low_i64(high[0], high[1]);
+    columns[3] = ivec_interleave_high_i64(high[0], high[1]);
+}
+
+#endif

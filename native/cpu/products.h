@@ -1,0 +1,58 @@
+/* How the products of one call are cut into shares, for matmul.c and matmul_integer.c. */
+#ifndef PUNA_PRODUCTS_H
+#define PUNA_PRODUCTS_H
+
+#include "internal.h"
+
+typedef struct product_shares {
+    int64_t N, rows;    /* rows of one product's w, and rows of x, that one share multiplies                        */
+    int64_t row_shares; /* shares along the rows of x                                                               */
+    int64_t first[PUNA_MATMUL_MAX_PRODUCTS + 1];
+} product_shares;
+
+enum {
+    SHARES_PER_THREAD = 8,
+    SHARE_CYCLES = 30000, /* about 10 us: far above what handing out a share costs                                  */
+    SMALLEST_ROW_SHARE = 64
+};
+
+/*
+ * Shares are whole numbers of unit rows of w; where those are too few for the threads, a prompt's rows are cut as well, into
+ * multiples of row_unit. row_cycles: what a row of w takes, roughly, with all rows of x.
+ */
+static inline product_shares share_products(const puna_context *context, const puna_matmul_product *products, int32_t count,
+                                            int64_t rows, double row_cycles, int64_t unit, int64_t row_unit) {
+    product_shares s = {.rows = rows};
+    int64_t total_N = 0, wanted = (int64_t)SHARES_PER_THREAD * context->threads;
+    for (int32_t p = 0; p < count; p++) total_N += products[p].N;
+    int64_t worthwhile = (int64_t)(SHARE_CYCLES / row_cycles) + 1;
+    s.N = puna_ceil_div(puna_max(puna_ceil_div(total_N, wanted), worthwhile), unit) * unit;
+    if (rows > SMALLEST_ROW_SHARE && puna_ceil_div(total_N, s.N) < wanted / 2) {
+        int64_t parts = puna_min(wanted * s.N / puna_max(total_N, 1), rows / SMALLEST_ROW_SHARE);
+        s.rows = puna_ceil_div(puna_ceil_div(rows, puna_max(parts, 1)), row_unit) * row_unit;
+    }
+    s.row_shares = puna_ceil_div(rows, s.rows);
+    s.first[0] = 0;
+    for (int32_t p = 0; p < count; p++) s.first[p + 1] = s.first[p] + puna_ceil_div(products[p].N, s.N) * s.row_shares;
+    return s;
+}
+
+/* What a share multiplies: rows [n, n + N) of the w of product p with rows [r, r + rows) of x. */
+typedef struct product_share {
+    int32_t p;
+    int64_t n, N, r, rows;
+} product_share;
+
+static inline product_share find_share(const product_shares *s, const puna_matmul_product *products, int64_t rows,
+                                       int64_t share) {
+    product_share found = {.p = 0};
+    while (share >= s->first[found.p + 1]) found.p++;
+    share -= s->first[found.p];
+    found.n = share / s->row_shares * s->N;
+    found.N = puna_min(s->N, products[found.p].N - found.n);
+    found.r = share % s->row_shares * s->rows;
+    found.rows = puna_min(s->rows, rows - found.r);
+    return found;
+}
+
+#endif
