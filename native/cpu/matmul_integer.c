@@ -263,6 +263,11 @@ PUNA_INLINE void pack(const int32_t dtype, const bool bytes, panel *to, const ch
 /* acc += the products of a group of words of R rows of x. */
 PUNA_INLINE void multiply_words(const int R, const int group, ivec acc[TILE][VECTORS], const panel_row *w, const char *x,
                                 int64_t x_stride) {
+#if defined(PUNA_VARIANT_AVX512)
+#pragma GCC unroll 16
+#else /* whole, it would be spilled: three quarters of the speed */
+#pragma GCC unroll 4
+#endif
     for (int s = 0; s < group / 2; s++) {
         ivec w_s[VECTORS];
         for (int v = 0; v < VECTORS; v++) w_s[v] = ivec_load(w[s] + v * VEC_WIDTH);
@@ -278,6 +283,7 @@ PUNA_INLINE void multiply_bytes(const int32_t dtype, const int R, const int grou
                                 const panel_row *w, const char *x, int64_t x_stride) {
 #if defined(PUNA_VARIANT_AVX512)
     (void)dtype;
+#pragma GCC unroll 8
     for (int s = 0; s < group / 4; s++) {
         ivec w_s[VECTORS];
         for (int v = 0; v < VECTORS; v++) w_s[v] = ivec_load(w[s] + v * VEC_WIDTH);
@@ -292,6 +298,7 @@ PUNA_INLINE void multiply_bytes(const int32_t dtype, const int R, const int grou
         ivec pairs[TILE][VECTORS];
         for (int r = 0; r < R; r++)
             for (int v = 0; v < VECTORS; v++) pairs[r][v] = ivec_zero();
+#pragma GCC unroll 8
         for (int s = from; s < from + steps; s++) {
             ivec w_s[VECTORS];
             for (int v = 0; v < VECTORS; v++) w_s[v] = ivec_load(w[s] + v * VEC_WIDTH);
