@@ -12,4 +12,5 @@ module io.puna {
     exports io.puna.model;
     exports io.puna.tensor;
     exports io.puna.text;
+    exports io.puna.train;
 }
