@@ -1,6 +1,7 @@
 package io.puna.format;
 
 import com.fasterxml.jackson.core.JsonFactory;
+import com.fasterxml.jackson.core.JsonGenerator;
 import com.fasterxml.jackson.core.JsonParser;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.core.JsonToken;
@@ -8,6 +9,7 @@ import com.fasterxml.jackson.core.StreamReadConstraints;
 import com.fasterxml.jackson.core.StreamReadFeature;
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.OutputStream;
 import java.nio.charset.CharacterCodingException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -18,7 +20,7 @@ import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
-/** Reads untrusted JSON: strict UTF-8, bounded size and nesting, no duplicate members, numbers that fit. */
+/** Reads untrusted JSON, and makes what writes it: strict UTF-8, bounded size and nesting, no duplicate members, numbers that fit. */
 final class Json {
     private static final int MAX_FILE_BYTES = 16 << 20;
     private static final int MAX_NESTING = 64;
@@ -77,6 +79,11 @@ final class Json {
             throw new CheckpointException(file, what + " to be a JSON object", found(parser));
         }
         return parser;
+    }
+
+    /** {@return a generator that writes UTF-8 to a stream} */
+    static JsonGenerator generator(OutputStream out) throws IOException {
+        return FACTORY.createGenerator(out);
     }
 
     /** @throws CheckpointException if anything but white space follows */

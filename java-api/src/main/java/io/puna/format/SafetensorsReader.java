@@ -17,6 +17,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -48,11 +49,13 @@ final class SafetensorsReader {
     private final Path file;
     private final MemorySegment segment;
     private final Arena arena;
+    private final Map<String, String> metadata;
 
-    private SafetensorsReader(Path file, MemorySegment segment, Arena arena) {
+    private SafetensorsReader(Path file, MemorySegment segment, Arena arena, Map<String, String> metadata) {
         this.file = file;
         this.segment = segment;
         this.arena = arena;
+        this.metadata = metadata;
     }
 
     /**
@@ -64,7 +67,17 @@ final class SafetensorsReader {
      *                no tensor of the file can be used where it lies
      */
     static Map<String, Tensor> read(Path file, MemorySegment segment, Arena arena) throws CheckpointException {
-        SafetensorsReader reader = new SafetensorsReader(file, segment, arena);
+        return read(file, segment, arena, new HashMap<>());
+    }
+
+    /**
+     * {@return the tensors of a file's bytes as above}
+     *
+     * @param metadata the texts about them are added to it
+     */
+    static Map<String, Tensor> read(Path file, MemorySegment segment, Arena arena, Map<String, String> metadata)
+            throws CheckpointException {
+        SafetensorsReader reader = new SafetensorsReader(file, segment, arena, metadata);
         try {
             return reader.read();
         } catch (JsonProcessingException e) {
@@ -104,7 +117,7 @@ final class SafetensorsReader {
         try (JsonParser parser = Json.parser(file, "the header", bytes)) {
             for (String name = parser.nextFieldName(); name != null; name = parser.nextFieldName()) {
                 if (name.equals("__metadata__")) {
-                    skipMetadata(parser);
+                    readMetadata(parser);
                 } else if (infos.size() == GgufReader.MAX_TENSORS) {
                     throw new CheckpointException(file, "at most " + GgufReader.MAX_TENSORS + " tensors", "more");
                 } else {
@@ -116,10 +129,11 @@ final class SafetensorsReader {
         return infos;
     }
 
-    private void skipMetadata(JsonParser parser) throws IOException {
+    private void readMetadata(JsonParser parser) throws IOException {
         require(parser, parser.nextToken(), JsonToken.START_OBJECT, "__metadata__ to be an object");
-        while (parser.nextToken() != JsonToken.END_OBJECT) {
+        for (String name = parser.nextFieldName(); name != null; name = parser.nextFieldName()) {
             require(parser, parser.nextToken(), JsonToken.VALUE_STRING, "the values of __metadata__ to be strings");
+            metadata.put(name, parser.getText());
         }
     }
 

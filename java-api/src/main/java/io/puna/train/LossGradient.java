@@ -1,0 +1,343 @@
+package io.puna.train;
+
+import io.puna.kernel.Attention;
+import io.puna.kernel.CrossEntropy;
+import io.puna.kernel.Embedding;
+import io.puna.kernel.MatMul;
+import io.puna.kernel.RmsNorm;
+import io.puna.kernel.Rope;
+import io.puna.kernel.SwiGlu;
+import io.puna.kernel.Workspace;
+import io.puna.model.LlamaConfig;
+import io.puna.tensor.DType;
+import io.puna.tensor.Device;
+import io.puna.tensor.Shape;
+import io.puna.tensor.Tensor;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * The loss of a batch and its gradient by every parameter: LLaMA's graph forwards and, written by hand, backwards. The loss is the
+ * cross-entropy of each token that should follow, in nats.
+ *
+ * <p>Owns the activations of a batch, allocated once; {@link Recomputation} says which are kept of each block. Logits exist a stretch
+ * of rows at a time, never those of the whole batch. Each operation is one call into the kernels for all rows. For use by one thread.
+ */
+public final class LossGradient implements AutoCloseable {
+    /** Of the logits that exist at a time, 16 MiB; more make products no faster. */
+    private static final long LOGIT_ELEMENTS = 4L << 20;
+    private static final long LEAST_LOGIT_ROWS = 64;
+
+    private final Device device;
+    private final LlamaConfig config;
+    private final Recomputation recomputation;
+    private final int sequences;
+    private final int rows;
+    private final float scale;
+    private final Arena arena = Arena.ofShared();
+    private final Workspace workspace = new Workspace();
+
+    private final Tensor ids;
+    private final Tensor targets;
+    private final Tensor rotations;
+    private final List<Block> blocks = new ArrayList<>();
+    private final Tensor last; // (rows, C), what the last block gives
+    private final Tensor lastNormed;
+    private final Tensor lastScale;
+    private final Tensor logits;
+    private final Tensor losses;
+    private final Tensor residualGradient; // (rows, C), of the residual stream
+    private final Tensor attendedGradient; // (rows, NH·HD)
+    private final Tensor queryKeyValueGradient; // (rows, NH·HD + 2·NKV·HD)
+
+    /** What the forward pass leaves of a block. Blocks share what is not kept. */
+    private record Block(Tensor input, Linear linear, Cheap cheap) {
+    }
+
+    /** Outputs of the wide linear layers and views of them. */
+    private record Linear(Tensor queryKeyValue, Tensor query, Tensor queryKey, Tensor key, Tensor value, Tensor gateUp, Tensor gate,
+            Tensor up) {
+    }
+
+    private record Cheap(Tensor normed, Tensor scale, Tensor attended, Tensor logSumExp, Tensor middle, Tensor middleNormed,
+            Tensor middleScale, Tensor gated) {
+    }
+
+    /**
+     * Allocates the activations.
+     *
+     * @param config    of the models that will be passed
+     * @param sequences B, at least 1
+     * @param tokens    T, at least 1 and at most the context length
+     * @throws IllegalArgumentException if a number is out of range
+     */
+    public LossGradient(Device device, LlamaConfig config, Recomputation recomputation, int sequences, int tokens) {
+        if (sequences < 1 || sequences > Integer.MAX_VALUE / Math.max(tokens, 1)) {
+            throw new IllegalArgumentException("sequences: expected at least 1 and fewer than 2^31 tokens in a batch, got " + sequences);
+        }
+        if (tokens < 1 || tokens > config.contextLength()) {
+            throw new IllegalArgumentException("tokens: expected 1 to the context length " + config.contextLength() + ", got " + tokens);
+        }
+        this.device = device;
+        this.config = config;
+        this.recomputation = recomputation;
+        this.sequences = sequences;
+        this.rows = sequences * tokens;
+        this.scale = (float) (1.0 / Math.sqrt(config.headWidth()));
+        long width = config.width();
+        long q = (long) config.heads() * config.headWidth();
+        long kv = (long) config.keyValueHeads() * config.headWidth();
+        ids = Tensor.allocate(arena, DType.I32, Shape.of(rows));
+        targets = Tensor.allocate(arena, DType.I32, Shape.of(rows));
+        rotations = floats(rows, config.headWidth());
+        Linear linear = null;
+        Cheap cheap = null;
+        for (int layer = 0; layer < config.layers(); layer++) {
+            if (linear == null || recomputation.keepsLinear()) {
+                linear = linear(q, kv);
+            }
+            if (cheap == null || recomputation.keepsCheap()) {
+                cheap = cheap(q);
+            }
+            blocks.add(new Block(floats(rows, width), linear, cheap));
+        }
+        last = floats(rows, width);
+        lastNormed = floats(rows, width);
+        lastScale = floats(rows);
+        logits = floats(logitRows(config, rows), config.vocabularySize());
+        losses = floats(rows);
+        residualGradient = floats(rows, width);
+        attendedGradient = floats(rows, q);
+        queryKeyValueGradient = floats(rows, q + 2 * kv);
+        rotate(tokens);
+    }
+
+    private Tensor floats(long... dims) {
+        return Tensor.allocate(arena, DType.F32, Shape.of(dims));
+    }
+
+    private Linear linear(long q, long kv) {
+        long ff = config.feedForwardWidth();
+        Tensor all = floats(rows, q + 2 * kv);
+        Tensor both = floats(rows, 2 * ff);
+        return new Linear(all, all.columns(0, q), all.columns(0, q + kv), all.columns(q, kv), all.columns(q + kv, kv), both,
+                both.columns(0, ff), both.columns(ff, ff));
+    }
+
+    private Cheap cheap(long q) {
+        long c = config.width();
+        return new Cheap(floats(rows, c), floats(rows), floats(rows, q), floats(rows, config.heads()), floats(rows, c),
+                floats(rows, c), floats(rows), floats(rows, config.feedForwardWidth()));
+    }
+
+    private static long logitRows(LlamaConfig config, long rows) {
+        return Math.min(rows, Math.max(LEAST_LOGIT_ROWS, LOGIT_ELEMENTS / config.vocabularySize()));
+    }
+
+    /** Every batch stands at the same positions, so their rotations are made once. */
+    private void rotate(int tokens) {
+        float[] values = config.ropeScaling().frequencies(config.ropeTheta(), config.headWidth(), tokens);
+        int[] places = new int[rows];
+        for (int row = 0; row < rows; row++) {
+            places[row] = row % tokens;
+        }
+        try (Arena scratch = Arena.ofConfined()) {
+            Rope.table(device, rotations, Tensor.of(scratch, values, Shape.of(values.length)),
+                    Tensor.of(scratch, places, Shape.of(rows)), config.ropeScaling().magnitude());
+        }
+    }
+
+    /** {@return the tokens of a batch, B · T} */
+    public int rows() {
+        return rows;
+    }
+
+    /**
+     * {@return the sum of a batch's losses}
+     *
+     * @param weights       of a model of this configuration
+     * @param batchIds      (B, T) tokens
+     * @param batchTargets  (B, T) what should follow each, {@link BatchSource#IGNORED} where it does not count
+     * @throws IndexOutOfBoundsException if a token or target is not in the vocabulary
+     */
+    public double loss(Parameters weights, int[] batchIds, int[] batchTargets) {
+        forward(weights, batchIds, batchTargets);
+        head(weights, null, 0);
+        return lossSum();
+    }
+
+    /**
+     * {@return the sum of a batch's losses} Adds its gradient, times a factor, to what is there.
+     *
+     * @param gradient      accumulated into
+     * @param weights       of a model of this configuration
+     * @param batchIds      (B, T) tokens
+     * @param batchTargets  (B, T) what should follow each, {@link BatchSource#IGNORED} where it does not count
+     * @param factor        finite: 1 / (targets that count) for the gradient of their mean
+     * @throws IndexOutOfBoundsException if a token or target is not in the vocabulary
+     */
+    public double accumulate(Parameters gradient, Parameters weights, int[] batchIds, int[] batchTargets, float factor) {
+        forward(weights, batchIds, batchTargets);
+        head(weights, gradient, factor);
+        for (int layer = config.layers() - 1; layer >= 0; layer--) {
+            if (layer < config.layers() - 1) { // what the last block left is still there
+                again(weights.blocks().get(layer), blocks.get(layer));
+            }
+            backward(weights.blocks().get(layer), gradient.blocks().get(layer), blocks.get(layer));
+        }
+        Embedding.backward(device, gradient.weights().embedding(), ids, residualGradient);
+        return lossSum();
+    }
+
+    private double lossSum() {
+        double sum = 0;
+        for (int row = 0; row < rows; row++) {
+            sum += losses.segment().getAtIndex(ValueLayout.JAVA_FLOAT, row);
+        }
+        return sum;
+    }
+
+    private void place(int[] batchIds, int[] batchTargets) {
+        if (batchIds.length != rows || batchTargets.length != rows) {
+            throw new IllegalArgumentException("batch: expected " + rows + " ids and targets, got " + batchIds.length + " and "
+                    + batchTargets.length);
+        }
+        for (int i = 0; i < rows; i++) {
+            if (batchIds[i] < 0 || batchIds[i] >= config.vocabularySize()) {
+                throw new IndexOutOfBoundsException("ids[" + i + "]: expected 0 to " + (config.vocabularySize() - 1) + ", got "
+                        + batchIds[i]);
+            }
+            if (batchTargets[i] != BatchSource.IGNORED && (batchTargets[i] < 0 || batchTargets[i] >= config.vocabularySize())) {
+                throw new IndexOutOfBoundsException("targets[" + i + "]: expected 0 to " + (config.vocabularySize() - 1) + " or "
+                        + BatchSource.IGNORED + ", got " + batchTargets[i]);
+            }
+        }
+        MemorySegment.copy(batchIds, 0, ids.segment(), ValueLayout.JAVA_INT, 0, rows);
+        MemorySegment.copy(batchTargets, 0, targets.segment(), ValueLayout.JAVA_INT, 0, rows);
+    }
+
+    private void forward(Parameters weights, int[] batchIds, int[] batchTargets) {
+        place(batchIds, batchTargets);
+        Embedding.forward(device, blocks.getFirst().input, weights.weights().embedding(), ids);
+        for (int layer = 0; layer < config.layers(); layer++) {
+            Parameters.Block w = weights.blocks().get(layer);
+            Block block = blocks.get(layer);
+            normalize(w, block);
+            attentionInputs(w, block);
+            attend(w, block);
+            feedForwardInputs(w, block);
+            gate(block);
+            Tensor output = layer + 1 < config.layers() ? blocks.get(layer + 1).input : last;
+            output.segment().copyFrom(block.cheap.middle.segment());
+            MatMul.accumulate(device, workspace, output, block.cheap.gated, w.down());
+        }
+        RmsNorm.forward(device, lastNormed, lastScale, last, weights.weights().norm(), config.normEpsilon());
+    }
+
+    /** Computes again what was not kept of a block: the same calls, so the same bits. */
+    private void again(Parameters.Block w, Block block) {
+        if (recomputation.keepsCheap()) {
+            return;
+        }
+        normalize(w, block);
+        if (!recomputation.keepsLinear()) {
+            attentionInputs(w, block);
+        }
+        attend(w, block);
+        if (!recomputation.keepsLinear()) {
+            feedForwardInputs(w, block);
+        }
+        gate(block);
+    }
+
+    private void normalize(Parameters.Block w, Block block) {
+        RmsNorm.forward(device, block.cheap.normed, block.cheap.scale, block.input, w.attentionNorm(), config.normEpsilon());
+    }
+
+    private void attentionInputs(Parameters.Block w, Block block) {
+        MatMul.forward(device, workspace, block.linear.queryKeyValue, block.cheap.normed, w.queryKeyValue());
+        Rope.forward(device, block.linear.queryKey, rotations, config.ropeLayout(), config.headWidth());
+    }
+
+    private void attend(Parameters.Block w, Block block) {
+        Attention.forward(device, workspace, block.cheap.attended, block.cheap.logSumExp, block.linear.query, block.linear.key,
+                block.linear.value, sequences, config.heads(), config.keyValueHeads(), config.headWidth(), config.slidingWindow(),
+                scale);
+        block.cheap.middle.segment().copyFrom(block.input.segment());
+        MatMul.accumulate(device, workspace, block.cheap.middle, block.cheap.attended, w.attentionOutput());
+        RmsNorm.forward(device, block.cheap.middleNormed, block.cheap.middleScale, block.cheap.middle, w.feedForwardNorm(),
+                config.normEpsilon());
+    }
+
+    private void feedForwardInputs(Parameters.Block w, Block block) {
+        MatMul.forward(device, workspace, block.linear.gateUp, block.cheap.middleNormed, w.gateUp());
+    }
+
+    private void gate(Block block) {
+        SwiGlu.forward(device, block.cheap.gated, block.linear.gate, block.linear.up);
+    }
+
+    /**
+     * The output layer, a stretch of rows at a time: losses, and with a gradient to add to, the residual stream's gradient before the
+     * last RMSNorm.
+     */
+    private void head(Parameters weights, @Nullable Parameters gradient, float factor) {
+        Tensor output = weights.weights().output();
+        long step = logits.shape().rows();
+        for (long from = 0; from < rows; from += step) {
+            long count = Math.min(step, rows - from);
+            Tensor part = logits.rows(0, count);
+            Tensor normed = lastNormed.rows(from, count);
+            Tensor wanted = Tensor.of(targets.segment().asSlice(from * Integer.BYTES), DType.I32, Shape.of(count));
+            Tensor loss = Tensor.of(losses.segment().asSlice(from * Float.BYTES), DType.F32, Shape.of(count));
+            MatMul.forward(device, workspace, part, normed, output);
+            CrossEntropy.forwardBackward(device, loss, gradient == null ? null : part, part, wanted, BatchSource.IGNORED, factor);
+            if (gradient != null) {
+                MatMul.weightBackward(device, workspace, gradient.weights().output(), normed, part);
+                MatMul.inputBackward(device, workspace, normed, output, part, false); // its place is not needed any more
+            }
+        }
+        if (gradient != null) {
+            RmsNorm.backward(device, residualGradient, gradient.weights().norm(), last, weights.weights().norm(), lastScale, lastNormed,
+                    false);
+        }
+    }
+
+    /** Takes {@code residualGradient} from a block's output to its input. Gradients take the place of values that have served. */
+    private void backward(Parameters.Block w, Parameters.Block g, Block block) {
+        Cheap cheap = block.cheap;
+        Linear linear = block.linear;
+        MatMul.weightBackward(device, workspace, g.down(), cheap.gated, residualGradient);
+        MatMul.inputBackward(device, workspace, cheap.gated, w.down(), residualGradient, false);
+        SwiGlu.backward(device, linear.gate, linear.up, linear.gate, linear.up, cheap.gated);
+        MatMul.weightBackward(device, workspace, g.gateUp(), cheap.middleNormed, linear.gateUp);
+        MatMul.inputBackward(device, workspace, cheap.middleNormed, w.gateUp(), linear.gateUp, false);
+        RmsNorm.backward(device, residualGradient, g.feedForwardNorm(), cheap.middle, w.feedForwardNorm(), cheap.middleScale,
+                cheap.middleNormed, true);
+
+        MatMul.weightBackward(device, workspace, g.attentionOutput(), cheap.attended, residualGradient);
+        MatMul.inputBackward(device, workspace, attendedGradient, w.attentionOutput(), residualGradient, false);
+        long q = linear.query.shape().columns();
+        long kv = linear.key.shape().columns();
+        Attention.backward(device, workspace, queryKeyValueGradient.columns(0, q), queryKeyValueGradient.columns(q, kv),
+                queryKeyValueGradient.columns(q + kv, kv), linear.query, linear.key, linear.value, cheap.attended, cheap.logSumExp,
+                attendedGradient, sequences, config.heads(), config.keyValueHeads(), config.headWidth(), config.slidingWindow(), scale);
+        Rope.backward(device, queryKeyValueGradient.columns(0, q + kv), rotations, config.ropeLayout(), config.headWidth());
+        MatMul.weightBackward(device, workspace, g.queryKeyValue(), cheap.normed, queryKeyValueGradient);
+        MatMul.inputBackward(device, workspace, cheap.normed, w.queryKeyValue(), queryKeyValueGradient, false);
+        RmsNorm.backward(device, residualGradient, g.attentionNorm(), block.input, w.attentionNorm(), cheap.scale, cheap.normed, true);
+    }
+
+    /** Frees the activations. Idempotent. */
+    @Override
+    public void close() {
+        workspace.close();
+        if (arena.scope().isAlive()) {
+            arena.close();
+        }
+    }
+}

@@ -1,0 +1,247 @@
+package io.puna.train;
+
+import io.puna.format.CheckpointException;
+import io.puna.format.Safetensors;
+import io.puna.kernel.AdamW;
+import io.puna.kernel.GradientNorm;
+import io.puna.kernel.Workspace;
+import io.puna.tensor.Device;
+import io.puna.tensor.Tensor;
+import java.io.IOException;
+import java.lang.foreign.MemorySegment;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Comparator;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+
+/**
+ * Trains a model step by step with AdamW, as LLaMA was trained.
+ *
+ * {@snippet :
+ * try (Trainer trainer = new Trainer(device, weights, source, options)) {
+ *     while (trainer.steps() < options.steps()) {
+ *         System.out.println(trainer.step().loss());
+ *     }
+ * }
+ * }
+ *
+ * <p>The same weights, source and options give the same bits, whatever the number of threads, and whether a run was saved and taken up
+ * again in between. Owns gradient, moments and activations until it is closed; weights, source and device stay the caller's. For use by
+ * one thread.
+ */
+public final class Trainer implements AutoCloseable {
+    private static final String STATE_FILE = "training.safetensors";
+    /** How fast the norm that outliers are told by follows the steps. */
+    private static final double USUAL_NORM_DECAY = 0.98;
+    /** Steps before outliers are told. */
+    private static final long OUTLIER_PATIENCE = 20;
+    /** A loss this many times that of guessing is no model's any more. */
+    private static final double EXPLODED = 5;
+
+    private final Device device;
+    private final Parameters weights;
+    private final BatchSource source;
+    private final TrainingOptions options;
+    private final Parameters gradient;
+    private final Parameters mean;
+    private final Parameters square;
+    private final LossGradient loss;
+    private final Workspace workspace = new Workspace();
+    private final int[][] ids;
+    private final int[][] targets;
+    private long steps;
+    private double usualNorm;
+
+    /**
+     * What a step did.
+     *
+     * @param step         counted from one
+     * @param loss         mean loss of its tokens before it, in nats
+     * @param gradientNorm before clipping
+     * @param learningRate of the step
+     * @param tokens       that it read
+     * @param skipped      whether it was left out as an outlier
+     */
+    public record Step(long step, double loss, double gradientNorm, double learningRate, long tokens, boolean skipped) {
+    }
+
+    /**
+     * Allocates what training takes.
+     *
+     * @param device  what computes
+     * @param weights trained in place
+     * @param source  where tokens come from
+     * @throws IllegalArgumentException if a sequence is longer than the model's context
+     */
+    public Trainer(Device device, Parameters weights, BatchSource source, TrainingOptions options) {
+        this.device = device;
+        this.weights = weights;
+        this.source = source;
+        this.options = options;
+        loss = new LossGradient(device, weights.config(), options.recomputation(), options.sequences(), options.tokens());
+        gradient = Parameters.zeros(weights.config());
+        mean = Parameters.zeros(weights.config());
+        square = Parameters.zeros(weights.config());
+        ids = new int[options.accumulate()][loss.rows()];
+        targets = new int[options.accumulate()][loss.rows()];
+    }
+
+    /** {@return the steps done} */
+    public long steps() {
+        return steps;
+    }
+
+    /** {@return the weights, as the last step left them} */
+    public Parameters weights() {
+        return weights;
+    }
+
+    /**
+     * Does a step.
+     *
+     * @throws TrainingException if the loss or a gradient is not finite, or the loss has exploded; the weights are untouched
+     */
+    public Step step() {
+        long step = steps + 1;
+        long counted = 0;
+        for (int i = 0; i < ids.length; i++) {
+            source.next(ids[i], targets[i], options.sequences());
+            for (int target : targets[i]) {
+                counted += target == BatchSource.IGNORED ? 0 : 1;
+            }
+        }
+        gradient.clear();
+        double sum = 0;
+        float factor = (float) (1.0 / Math.max(counted, 1));
+        for (int i = 0; i < ids.length; i++) {
+            sum += loss.accumulate(gradient, weights, ids[i], targets[i], factor);
+        }
+        double mean = sum / Math.max(counted, 1);
+        double norm = Math.sqrt(GradientNorm.squared(device, workspace, gradient.all()));
+        requireSound(step, mean, norm);
+        double rate = options.schedule().rate(options.learningRate(), step, options.warmup(), options.steps());
+        boolean skipped = options.outlier() > 0 && step > OUTLIER_PATIENCE && norm > options.outlier() * usualNorm;
+        if (!skipped) {
+            update(step, rate, options.clip() > 0 && norm > options.clip() ? options.clip() / norm : 1);
+            usualNorm = usualNorm == 0 ? norm : USUAL_NORM_DECAY * usualNorm + (1 - USUAL_NORM_DECAY) * norm;
+        }
+        steps = step;
+        return new Step(step, mean, norm, rate, (long) ids.length * loss.rows(), skipped);
+    }
+
+    private void update(long step, double rate, double scale) {
+        AdamW.step(device, weights.matrices(), mean.matrices(), square.matrices(), gradient.matrices(), step, rate, options.beta1(),
+                options.beta2(), options.epsilon(), options.weightDecay(), scale);
+        AdamW.step(device, weights.norms(), mean.norms(), square.norms(), gradient.norms(), step, rate, options.beta1(),
+                options.beta2(), options.epsilon(), 0, scale);
+    }
+
+    private void requireSound(long step, double meanLoss, double norm) {
+        double guessing = Math.log(weights.config().vocabularySize());
+        if (Double.isFinite(meanLoss) && Double.isFinite(norm) && meanLoss <= EXPLODED * guessing) {
+            return;
+        }
+        String what = "step " + step + ": ";
+        for (Map<String, Tensor> tensors : List.of(weights.tensors(), gradient.tensors())) {
+            for (Map.Entry<String, Tensor> entry : tensors.entrySet()) {
+                if (!Double.isFinite(GradientNorm.squared(device, workspace, entry.getValue()))) {
+                    throw new TrainingException(what + "expected finite numbers, got others in "
+                            + (tensors == gradient.tensors() ? "the gradient of " : "") + entry.getKey() + ", with a loss of " + meanLoss);
+                }
+            }
+        }
+        Map.Entry<String, Tensor> longest = gradient.tensors().entrySet().stream()
+                .max(Comparator.comparingDouble(e -> GradientNorm.squared(device, workspace, e.getValue()))).orElseThrow();
+        throw new TrainingException(what + "expected a loss of at most " + EXPLODED + " times that of guessing, " + guessing + ", got "
+                + meanLoss + "; the longest gradient is that of " + longest.getKey());
+    }
+
+    /**
+     * {@return the mean loss of batches, in nats} Nothing is trained.
+     *
+     * @param held    where their tokens come from
+     * @param batches at least 1
+     */
+    public double evaluate(BatchSource held, int batches) {
+        double sum = 0;
+        long counted = 0;
+        for (int i = 0; i < batches; i++) {
+            held.next(ids[0], targets[0], options.sequences());
+            sum += loss.loss(weights, ids[0], targets[0]);
+            for (int target : targets[0]) {
+                counted += target == BatchSource.IGNORED ? 0 : 1;
+            }
+        }
+        return sum / Math.max(counted, 1);
+    }
+
+    /**
+     * Saves all that {@link #restore} wants: weights, moments, and where the run and its source stand. One file that has its name only
+     * once it is whole, so that the last one saved is there whenever the process ends.
+     *
+     * @param folder that holds the run
+     * @throws IOException if it cannot be written; what was saved before is there still
+     */
+    public void save(Path folder) throws IOException {
+        Map<String, Tensor> tensors = new LinkedHashMap<>();
+        tensors.put("weights", weights.all());
+        tensors.put("mean", mean.all());
+        tensors.put("square", square.all());
+        Map<String, String> metadata = new LinkedHashMap<>();
+        metadata.put("format", "puna-training-1");
+        metadata.put("steps", Long.toString(steps));
+        metadata.put("usual_norm", Double.toString(usualNorm));
+        metadata.put("source", source.state());
+        Safetensors.write(folder.resolve(STATE_FILE), tensors, metadata);
+    }
+
+    /** {@return whether a folder holds a run that {@link #restore} can take up} */
+    public static boolean isSaved(Path folder) {
+        return Files.exists(folder.resolve(STATE_FILE));
+    }
+
+    /**
+     * Goes to where a run of the same model and source was saved.
+     *
+     * @param folder that holds the run
+     * @throws CheckpointException      if what is there is no run of this model
+     * @throws IllegalArgumentException if the source refuses its state; nothing has changed
+     * @throws IOException              if it cannot be read
+     */
+    public void restore(Path folder) throws IOException {
+        Path file = folder.resolve(STATE_FILE);
+        try (Safetensors saved = Safetensors.open(file)) {
+            Map<String, String> metadata = saved.metadata();
+            if (!"puna-training-1".equals(metadata.get("format"))) {
+                throw new CheckpointException(file, "a saved run, format puna-training-1", String.valueOf(metadata.get("format")));
+            }
+            for (String name : List.of("weights", "mean", "square")) {
+                Tensor tensor = saved.tensors().get(name);
+                if (tensor == null || tensor.shape().elements() != weights.all().shape().elements()) {
+                    throw new CheckpointException(file, name + " of " + weights.all().shape() + " by the model",
+                            tensor == null ? "none" : tensor.toString());
+                }
+            }
+            source.restore(metadata.getOrDefault("source", ""));
+            steps = Long.parseLong(metadata.getOrDefault("steps", ""));
+            usualNorm = Double.parseDouble(metadata.getOrDefault("usual_norm", ""));
+            MemorySegment.copy(saved.tensors().get("weights").segment(), 0, weights.all().segment(), 0, weights.all().byteSize());
+            MemorySegment.copy(saved.tensors().get("mean").segment(), 0, mean.all().segment(), 0, mean.all().byteSize());
+            MemorySegment.copy(saved.tensors().get("square").segment(), 0, square.all().segment(), 0, square.all().byteSize());
+        } catch (NumberFormatException e) {
+            throw new CheckpointException(file, "the steps, usual_norm and source of a run", "others", e);
+        }
+    }
+
+    /** Frees gradient, moments and activations. Idempotent. */
+    @Override
+    public void close() {
+        workspace.close();
+        loss.close();
+        gradient.close();
+        mean.close();
+        square.close();
+    }
+}
