@@ -73,6 +73,16 @@ public final class HuggingFaceCheckpoint implements Checkpoint {
         }
     }
 
+    /**
+     * {@return the members of a {@code config.json} as {@link #metadata} gives them}
+     *
+     * @throws CheckpointException if it is not one well-formed JSON object
+     * @throws IOException         if it cannot be read
+     */
+    public static Map<String, Object> readConfig(Path file) throws IOException {
+        return Json.readObject(file);
+    }
+
     /** {@return the shard of each tensor} */
     private static Map<String, String> index(Path file) throws IOException {
         if (!(Json.readObject(file).get("weight_map") instanceof Map<?, ?> weightMap) || weightMap.isEmpty()) {

@@ -9,7 +9,9 @@ import io.puna.kernel.Rope;
 import io.puna.tensor.DType;
 import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
+import java.io.IOException;
 import java.lang.foreign.ValueLayout;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -28,16 +30,16 @@ final class ConfigReader {
     private static final int MISTRAL_WINDOW = 4096;
     private static final int MISTRAL_KEY_VALUE_HEADS = 8;
 
-    private final Checkpoint checkpoint;
+    private final Path path;
     private final Map<?, ?> values;
 
-    private ConfigReader(Checkpoint checkpoint, Map<?, ?> values) {
-        this.checkpoint = checkpoint;
+    private ConfigReader(Path path, Map<?, ?> values) {
+        this.path = path;
         this.values = values;
     }
 
     static LlamaConfig read(Checkpoint checkpoint) throws CheckpointException {
-        ConfigReader reader = new ConfigReader(checkpoint, checkpoint.metadata());
+        ConfigReader reader = new ConfigReader(checkpoint.path(), checkpoint.metadata());
         try {
             return switch (checkpoint) {
                 case HuggingFaceCheckpoint huggingFace -> reader.huggingFace(huggingFace.generationConfig());
@@ -45,6 +47,15 @@ final class ConfigReader {
             };
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(checkpoint.path(), "a configuration that makes a model", e.getMessage(), e);
+        }
+    }
+
+    /** {@return the configuration in a file such as {@code config.json}, of a model that may have no weights yet} */
+    static LlamaConfig read(Path file) throws IOException {
+        try {
+            return new ConfigReader(file, HuggingFaceCheckpoint.readConfig(file)).huggingFace(Map.of());
+        } catch (IllegalArgumentException e) {
+            throw new CheckpointException(file, "a configuration that makes a model", e.getMessage(), e);
         }
     }
 
@@ -155,7 +166,7 @@ final class ConfigReader {
 
     private List<Integer> eosIds(Map<String, Object> generation) throws CheckpointException {
         List<Integer> ids = new ArrayList<>();
-        for (ConfigReader reader : List.of(this, new ConfigReader(checkpoint, generation))) {
+        for (ConfigReader reader : List.of(this, new ConfigReader(path, generation))) {
             if (reader.values.get("eos_token_id") instanceof List<?> list) {
                 for (Object id : list) {
                     ids.add(reader.toInteger("eos_token_id", id));
@@ -325,21 +336,21 @@ final class ConfigReader {
         for (String key : keys) {
             if (has(key)) {
                 if (values.get(key) instanceof Map<?, ?> map) {
-                    return new ConfigReader(checkpoint, map);
+                    return new ConfigReader(path, map);
                 }
                 throw invalid(key + " as an object", values.get(key));
             }
         }
-        return new ConfigReader(checkpoint, Map.of());
+        return new ConfigReader(path, Map.of());
     }
 
     private CheckpointException invalid(String expected, Object got) {
         String text = String.valueOf(got);
-        return new CheckpointException(checkpoint.path(), expected, text.length() > 60 ? text.substring(0, 60) + "…" : text);
+        return new CheckpointException(path, expected, text.length() > 60 ? text.substring(0, 60) + "…" : text);
     }
 
     private UnsupportedModelException unsupported(String expected, String got) {
-        return new UnsupportedModelException(checkpoint.path(), expected, got);
+        return new UnsupportedModelException(path, expected, got);
     }
 
     private UnsupportedModelException unsupportedArchitecture(String name, Set<String> supported) {

@@ -3,6 +3,8 @@ package io.puna.model;
 import io.puna.format.Checkpoint;
 import io.puna.format.CheckpointException;
 import io.puna.kernel.Rope;
+import java.io.IOException;
+import java.nio.file.Path;
 import java.util.List;
 
 /**
@@ -89,6 +91,17 @@ public record LlamaConfig(
      */
     public static LlamaConfig of(Checkpoint checkpoint) throws CheckpointException {
         return ConfigReader.read(checkpoint);
+    }
+
+    /**
+     * {@return the configuration in a file in the layout of Hugging Face's {@code config.json}, of a model that may have no weights yet}
+     *
+     * @throws io.puna.format.UnsupportedModelException if it is another architecture than LLaMA's
+     * @throws CheckpointException                      if a number is missing, of the wrong type or contradicts another
+     * @throws IOException                              if the file cannot be read
+     */
+    public static LlamaConfig read(Path file) throws IOException {
+        return ConfigReader.read(file);
     }
 
     /** {@return the number of query heads that share one key/value head} */
