@@ -14,11 +14,16 @@ final class CtrlC implements AutoCloseable {
     private final Thread hook;
 
     CtrlC() {
+        this(PATIENCE_SECONDS);
+    }
+
+    /** @param patienceSeconds how long the JVM waits */
+    CtrlC(int patienceSeconds) {
         Thread working = Thread.currentThread();
         hook = new Thread(() -> {
             working.interrupt();
             try {
-                ended.await(PATIENCE_SECONDS, TimeUnit.SECONDS);
+                ended.await(patienceSeconds, TimeUnit.SECONDS);
             } catch (InterruptedException e) {
                 Thread.currentThread().interrupt();
             }

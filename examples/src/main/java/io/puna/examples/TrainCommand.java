@@ -44,6 +44,9 @@ import picocli.CommandLine.Spec;
                     + " --warmup 100",
             "  puna train --from stories.gguf --data tokens --out tuned --steps 200 --batch 4 --sequence 256 --learning-rate 1e-4"})
 final class TrainCommand implements Callable<Integer> {
+    /** A step that has begun is ended, and what it gave saved, before Ctrl-C ends the process. */
+    private static final int SAVING_SECONDS = 600;
+
     @Spec
     private CommandSpec spec;
 
@@ -148,7 +151,7 @@ final class TrainCommand implements Callable<Integer> {
         if (resume && !Trainer.isSaved(out)) {
             throw new IllegalArgumentException("--resume: expected a run in " + out + ", found none");
         }
-        try (CtrlC ctrlC = new CtrlC(); TokenDataset dataset = TokenDataset.open(data);
+        try (CtrlC ctrlC = new CtrlC(SAVING_SECONDS); TokenDataset dataset = TokenDataset.open(data);
                 Device device = threads == 0 ? Device.cpu() : Device.cpu(threads); Parameters weights = weights(device)) {
             if (dataset.vocabularySize() > weights.config().vocabularySize()) {
                 throw new IllegalArgumentException("--data: expected tokens of a vocabulary of at most "
@@ -194,12 +197,14 @@ final class TrainCommand implements Callable<Integer> {
         double recent = Double.NaN;
         Double held = null;
         boolean stopped = false;
+        LossCurve curve = new LossCurve();
         while (trainer.steps() < steps && !stopped) {
             Trainer.Step step = trainer.step();
             long now = System.nanoTime();
             double rate = step.tokens() * 1e9 / (now - last);
             last = now;
             recent = Double.isNaN(recent) ? step.loss() : 0.95 * recent + 0.05 * step.loss();
+            curve.add(step.step(), step.loss());
             stopped = Thread.interrupted();
             boolean ends = trainer.steps() == steps;
             held = dataset.hasValidation() && !stopped && (ends || evaluateEvery > 0 && step.step() % evaluateEvery == 0)
@@ -213,6 +218,7 @@ final class TrainCommand implements Callable<Integer> {
             progress.show(String.format(Locale.ROOT, "step %,d of %,d  loss %.4f  %,.0f tokens/s  %.0f %% of a product's peak  %s left",
                     step.step(), steps, recent, rate, 100 * rate * flops / peak, time(left)));
             if (held != null) {
+                curve.addHeldOut(step.step(), held);
                 progress.clear();
                 console.printf(Locale.ROOT, "step %,d: loss %.4f, held out %.4f, %s%n", step.step(), recent, held,
                         time(now - begun));
@@ -221,9 +227,10 @@ final class TrainCommand implements Callable<Integer> {
             if (ends || stopped || saveEvery > 0 && step.step() % saveEvery == 0) {
                 save(trainer);
             }
-            last += System.nanoTime() - now; // evaluating and saving are not training
+            last = System.nanoTime(); // evaluating and saving are not training
         }
         progress.clear();
+        Files.writeString(out.resolve("loss.svg"), curve.svg(out.getFileName().toString()));
         long tokens = (trainer.steps() - first) * batch * sequence * accumulate;
         console.printf(Locale.ROOT, "%s: step %,d, loss %.4f, %,.0f tokens/s%n", out, trainer.steps(), recent,
                 tokens * 1e9 / (System.nanoTime() - begun));

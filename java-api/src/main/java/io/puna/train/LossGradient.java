@@ -28,8 +28,8 @@ import org.jspecify.annotations.Nullable;
  * of rows at a time, never those of the whole batch. Each operation is one call into the kernels for all rows. For use by one thread.
  */
 public final class LossGradient implements AutoCloseable {
-    /** Of the logits that exist at a time, 16 MiB; more make products no faster. */
-    private static final long LOGIT_ELEMENTS = 4L << 20;
+    /** Of the logits that exist at a time, 32 MiB: enough rows for the products, few beside a model with such a vocabulary. */
+    private static final long LOGIT_ELEMENTS = 8L << 20;
     private static final long LEAST_LOGIT_ROWS = 64;
 
     private final Device device;
@@ -149,6 +149,37 @@ public final class LossGradient implements AutoCloseable {
             Rope.table(device, rotations, Tensor.of(scratch, values, Shape.of(values.length)),
                     Tensor.of(scratch, places, Shape.of(rows)), config.ropeScaling().magnitude());
         }
+    }
+
+    /**
+     * {@return the bytes that the blocks of a model keep of a batch}
+     *
+     * @param sequences B
+     * @param tokens    T
+     */
+    public static long keptBytes(LlamaConfig config, Recomputation recomputation, long sequences, long tokens) {
+        long each = config.width() + (recomputation.keepsLinear() ? linearWidth(config) : 0)
+                + (recomputation.keepsCheap() ? cheapWidth(config) : 0);
+        return Float.BYTES * sequences * tokens * config.layers() * each;
+    }
+
+    /** {@return the bytes of all that is allocated for a batch, kept or shared by the blocks; the kernels' scratch is not counted} */
+    public static long byteSize(LlamaConfig config, Recomputation recomputation, long sequences, long tokens) {
+        long rows = sequences * tokens;
+        long q = (long) config.heads() * config.headWidth();
+        long kv = (long) config.keyValueHeads() * config.headWidth();
+        long shared = (recomputation.keepsLinear() ? 0 : linearWidth(config)) + (recomputation.keepsCheap() ? 0 : cheapWidth(config));
+        long others = 4 + config.headWidth() + 3L * config.width() + 2 * q + 2 * kv;
+        return keptBytes(config, recomputation, sequences, tokens)
+                + Float.BYTES * (rows * (shared + others) + logitRows(config, rows) * config.vocabularySize());
+    }
+
+    private static long linearWidth(LlamaConfig config) {
+        return (config.heads() + 2L * config.keyValueHeads()) * config.headWidth() + 2L * config.feedForwardWidth();
+    }
+
+    private static long cheapWidth(LlamaConfig config) {
+        return 3L * config.width() + (long) config.heads() * config.headWidth() + config.heads() + 2 + config.feedForwardWidth();
     }
 
     /** {@return the tokens of a batch, B · T} */
