@@ -97,9 +97,9 @@ public final class Safetensors implements AutoCloseable {
                 channel.force(true);
             }
             Files.move(unfinished, file, StandardCopyOption.REPLACE_EXISTING, StandardCopyOption.ATOMIC_MOVE);
-        } catch (Throwable e) {
+        } catch (IOException e) {
             Files.deleteIfExists(unfinished);
-            throw e;
+            throw new IOException(file + ": could not be written, and is as it was before: " + e.getMessage(), e);
         }
     }
 
