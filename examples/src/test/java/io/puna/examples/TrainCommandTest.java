@@ -1,0 +1,220 @@
+package io.puna.examples;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.within;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import io.puna.format.Safetensors;
+import io.puna.tensor.Tensor;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.SplittableRandom;
+import java.util.concurrent.TimeUnit;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.condition.EnabledOnOs;
+import org.junit.jupiter.api.condition.OS;
+import org.junit.jupiter.api.io.TempDir;
+
+/** {@code puna train}, {@code gradients} and {@code plan}, on a text of a few words. */
+class TrainCommandTest {
+    private static final String CONFIG = """
+            {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": %d, "hidden_size": 16,
+             "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64,
+             "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "bos_token_id": 0, "eos_token_id": 0}
+            """;
+    private static final List<String> WORDS = List.of("the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran");
+
+    @TempDir
+    private static Path folder;
+    private static Path tokens;
+    private static Path config;
+
+    @BeforeAll
+    static void makeTokens() throws IOException {
+        SplittableRandom random = new SplittableRandom(1);
+        StringBuilder text = new StringBuilder();
+        for (int document = 0; document < 200; document++) {
+            for (int word = 0; word < 40; word++) {
+                text.append(WORDS.get(random.nextInt(WORDS.size()))).append(word % 9 == 8 ? ".\n" : " ");
+            }
+            text.append("<|endoftext|>\n");
+        }
+        Path file = Files.writeString(folder.resolve("words.txt"), text);
+        tokens = folder.resolve("tokens");
+        Path tokenizer = Files.copy(Samples.fixture("tokenizers/bytelevel-whole.json"), folder.resolve("tokenizer.json"));
+        Run run = Run.puna("data", "--tokenizer", tokenizer, "--out", tokens, "--held-out", 20,
+                "--json", file);
+        assertThat(run.code()).as(run.err()).isZero();
+        config = Files.writeString(folder.resolve("config.json"), CONFIG.formatted(run.json().get("vocabulary_size").intValue()));
+    }
+
+    private static List<Object> train(Path out, long steps, Object... more) {
+        List<Object> arguments = new ArrayList<>(List.of("train", "--config", config, "--data", tokens, "--out", out, "--steps", steps,
+                "--batch", 2, "--sequence", 32, "--learning-rate", "1e-2", "--schedule", "constant", "--threads", 2));
+        arguments.addAll(List.of(more));
+        return arguments;
+    }
+
+    private static Run puna(List<Object> arguments) {
+        return Run.puna(arguments.toArray());
+    }
+
+    @Test
+    void trainsAModelThatGeneratesAndShowsWhatItDid() throws IOException {
+        Path out = folder.resolve("model");
+        Path log = folder.resolve("log.jsonl");
+
+        Run run = puna(train(out, 40, "--log", log, "--evaluate-every", 20, "--warmup", 5));
+
+        assertThat(run.code()).as(run.err()).isZero();
+        assertThat(run.out()).contains("parameters", "held out", "step 40", "tokens/s");
+        List<JsonNode> lines = Files.readAllLines(log).stream().map(Samples::json).toList();
+        assertThat(lines).hasSize(40);
+        assertThat(lines.getLast().get("loss").doubleValue()).isLessThan(0.7 * lines.getFirst().get("loss").doubleValue());
+        assertThat(lines.get(19).has("held_out_loss")).isTrue();
+        assertThat(lines.get(18).has("held_out_loss")).isFalse();
+        assertThat(out.resolve("loss.svg")).content().startsWith("<svg").contains("polyline", "circle").endsWith("</svg>\n");
+        assertThat(Run.puna("generate", "--model", out, "--max-tokens", 8, "--json", "the cat").json().get("tokens")).hasSize(8);
+
+        Run again = puna(train(out, 50));
+        assertThat(again.code()).isEqualTo(ExitCode.USAGE);
+        assertThat(again.err()).contains("holds a run already", "--resume");
+        Run more = Run.puna("train", "--from", out, "--data", tokens, "--out", folder.resolve("more"), "--steps", 2, "--batch", 1,
+                "--sequence", 16, "--learning-rate", "1e-3");
+        assertThat(more.code()).as(more.err()).isZero();
+    }
+
+    @Test
+    void aResumedRunHasTheBitsOfOneThatNeverStopped() throws IOException {
+        Path whole = folder.resolve("whole");
+        Path parts = folder.resolve("parts");
+        assertThat(puna(train(whole, 12)).code()).isZero();
+
+        assertThat(puna(train(parts, 5)).code()).isZero();
+        assertThat(puna(train(parts, 9, "--resume")).code()).isZero();
+        assertThat(puna(train(parts, 12, "--resume", "--recompute", "full")).code()).isZero();
+
+        assertThat(parts.resolve("training.safetensors")).hasSameBinaryContentAs(whole.resolve("training.safetensors"));
+        assertThat(parts.resolve("model.safetensors")).hasSameBinaryContentAs(whole.resolve("model.safetensors"));
+        Run none = puna(train(folder.resolve("none"), 3, "--resume"));
+        assertThat(none.code()).isEqualTo(ExitCode.USAGE);
+        assertThat(none.err()).contains("expected a run in");
+    }
+
+    /** As often as {@code -Dpuna.kills} says, whatever it does at that instant. */
+    @Test
+    @EnabledOnOs({OS.LINUX, OS.MAC})
+    void aRunThatIsKilledGoesOnFromWhatItSavedLast() throws Exception {
+        int kills = Integer.getInteger("puna.kills", 3);
+        Path out = folder.resolve("killed");
+        SplittableRandom random = new SplittableRandom();
+        long step = 0;
+        for (int i = 0; i < kills; i++) {
+            List<Object> command = new ArrayList<>(List.of(Run.java(), "-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED", "-cp",
+                    System.getProperty("java.class.path"), Puna.class.getName()));
+            command.addAll(train(out, 1_000_000, "--save-every", 1));
+            if (i > 0) {
+                command.add("--resume");
+            }
+            Process process = Run.start(Map.of(), command.toArray());
+            long before = step;
+            long patience = System.nanoTime() + TimeUnit.SECONDS.toNanos(60);
+            while (saved(out) <= before && process.isAlive() && System.nanoTime() < patience) {
+                Thread.sleep(5);
+            }
+            TimeUnit.MICROSECONDS.sleep(random.nextInt(50_000));
+            assertThat(process.isAlive()).isTrue();
+            process.destroyForcibly().waitFor();
+            step = saved(out);
+            assertThat(step).isGreaterThan(before);
+            try (Safetensors model = Safetensors.open(out.resolve("model.safetensors"))) {
+                assertThat(model.tensors()).isNotEmpty();
+            }
+        }
+        Path whole = folder.resolve("unharmed");
+        assertThat(puna(train(whole, step)).code()).isZero();
+        assertThat(out.resolve("training.safetensors")).hasSameBinaryContentAs(whole.resolve("training.safetensors"));
+    }
+
+    private static long saved(Path out) throws IOException {
+        Path file = out.resolve("training.safetensors");
+        if (!Files.exists(file)) {
+            return 0;
+        }
+        try (Safetensors state = Safetensors.open(file)) {
+            return Long.parseLong(state.metadata().get("steps"));
+        }
+    }
+
+    /** A limit on the size of files stands for a full disk. */
+    @Test
+    @EnabledOnOs(OS.LINUX)
+    void aFullDiskIsSaidAndTheLastStateKept() throws Exception {
+        Path out = folder.resolve("full");
+        assertThat(puna(train(out, 3)).code()).isZero();
+        byte[] state = Files.readAllBytes(out.resolve("training.safetensors"));
+        byte[] model = Files.readAllBytes(out.resolve("model.safetensors"));
+        List<Object> command = new ArrayList<>(List.of("bash", "-c", "ulimit -f " + state.length / 2 / 1024 + " && exec \"$@\"", "bash",
+                Run.java(), "-XX:-UsePerfData", "--enable-native-access=ALL-UNNAMED", "-cp", System.getProperty("java.class.path"),
+                Puna.class.getName()));
+        command.addAll(train(out, 5, "--resume"));
+
+        Run run = Run.process(Map.of(), command.toArray());
+
+        assertThat(run.code()).isEqualTo(ExitCode.UNEXPECTED);
+        assertThat(run.err()).contains("training.safetensors: could not be written, and is as it was before");
+        assertThat(Files.readAllBytes(out.resolve("training.safetensors"))).isEqualTo(state);
+        assertThat(Files.readAllBytes(out.resolve("model.safetensors"))).isEqualTo(model);
+        assertThat(out.resolve("training.safetensors.part")).doesNotExist();
+    }
+
+    @Test
+    void gradientsAreThoseOfTheMeanLoss() throws IOException {
+        Path model = Samples.fixture("models/gqa3-tied");
+        Path file = folder.resolve("gradients.safetensors");
+
+        Run run = Run.puna("gradients", "--model", model, "--ids", "1,5,9,100,7", "--out", file, "--json");
+
+        double loss = run.json().get("loss").doubleValue();
+        assertThat(loss).isPositive();
+        try (Safetensors gradients = Safetensors.open(file); Safetensors weights = Safetensors.open(model.resolve("model.safetensors"))) {
+            assertThat(gradients.tensors().keySet()).isEqualTo(weights.tensors().keySet());
+            for (Map.Entry<String, Tensor> entry : gradients.tensors().entrySet()) {
+                assertThat(entry.getValue().shape()).isEqualTo(weights.tensors().get(entry.getKey()).shape());
+            }
+        }
+        assertThat(Run.puna("gradients", "--model", model, "--ids", "1,5,9,100,7", "--recompute", "full", "--json").json().get("loss")
+                .doubleValue()).isEqualTo(loss);
+        // The log-probabilities of the same tokens, by the model's own forward pass.
+        Run one = Run.puna("gradients", "--model", model, "--ids", "1,5", "--json");
+        assertThat(one.json().get("loss").doubleValue()).isCloseTo(logprob(model), within(1e-4));
+        assertThat(Run.puna("gradients", "--model", model, "--ids", "1").err()).contains("--ids: expected two tokens or more");
+        assertThat(Run.puna("gradients", "--model", model, "--ids", "1,99999").err()).contains("targets[0]");
+    }
+
+    private static double logprob(Path model) {
+        JsonNode top = Run.puna("generate", "--model", model, "--prompt-ids", "1", "--max-tokens", 1, "--logprobs", 131, "--json").json()
+                .get("logprobs").get(0).get("top");
+        for (JsonNode entry : top) {
+            if (entry.get("token").intValue() == 5) {
+                return -entry.get("logprob").doubleValue();
+            }
+        }
+        throw new AssertionError(top);
+    }
+
+    @Test
+    void plansTellWhatEachPolicyTakes() {
+        JsonNode plan = Run.puna("plan", "--config", config, "--batch", 2, "--sequence", 64, "--json").json();
+        long all = plan.get("policies").get("STORE_ALL").get("kept_bytes").longValue();
+        assertThat(plan.get("policies").get("LLAMA").get("kept_bytes").longValue()).isLessThan(all);
+        assertThat(Run.puna("plan", "--config", config, "--batch", 2, "--sequence", 64).out())
+                .contains("STORE_ALL", "LLAMA", "FULL", "repeated", "GFLOP");
+        assertThat(Run.puna("plan", "--config", config, "--batch", 0, "--sequence", 64).code()).isEqualTo(ExitCode.USAGE);
+    }
+}
