@@ -8,10 +8,12 @@ import io.puna.generate.Session;
 import io.puna.model.LlamaConfig;
 import io.puna.model.LlamaForward;
 import io.puna.model.LlamaWeights;
+import io.puna.model.LoraAdapter;
 import io.puna.tensor.Device;
 import io.puna.text.Tokenizer;
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.lang.foreign.Arena;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Optional;
@@ -36,18 +38,22 @@ public final class LlamaModel implements AutoCloseable {
     private final LlamaWeights weights;
     private final ModelOptions options;
     private final Device device;
+    /** Owns what an adapter changes. */
+    private final Arena merged;
     private final LlamaForward forward;
     private final Set<Session> sessions = ConcurrentHashMap.newKeySet();
     private final Object tokenizerLock = new Object();
     private Optional<Tokenizer> tokenizer;
     private volatile boolean closed;
 
-    private LlamaModel(Checkpoint checkpoint, LlamaConfig config, LlamaWeights weights, ModelOptions options, Device device) {
+    private LlamaModel(Checkpoint checkpoint, LlamaConfig config, LlamaWeights weights, ModelOptions options, Device device,
+            Arena merged) {
         this.checkpoint = checkpoint;
         this.config = config;
         this.weights = weights;
         this.options = options;
         this.device = device;
+        this.merged = merged;
         this.forward = new LlamaForward(device, config, weights, options.activations(),
                 Math.min(options.stepTokens(), contextLength()));
     }
@@ -75,14 +81,21 @@ public final class LlamaModel implements AutoCloseable {
     public static LlamaModel open(Path path, ModelOptions options) throws IOException {
         Checkpoint checkpoint = Checkpoint.open(path);
         Device device = options.device();
+        Arena merged = Arena.ofShared();
         try {
             LlamaConfig config = LlamaConfig.of(checkpoint);
             LlamaWeights weights = LlamaWeights.of(checkpoint, config);
             if (device == null) {
                 device = options.threads() == 0 ? Device.cpu() : Device.cpu(options.threads());
             }
-            return new LlamaModel(checkpoint, config, weights, options, device);
+            if (options.adapter() != null) {
+                try (LoraAdapter adapter = LoraAdapter.open(options.adapter(), config)) {
+                    weights = adapter.merge(device, weights, config.ropeLayout(), merged);
+                }
+            }
+            return new LlamaModel(checkpoint, config, weights, options, device, merged);
         } catch (Throwable e) {
+            merged.close();
             if (device != null && options.device() == null) {
                 device.close();
             }
@@ -192,6 +205,9 @@ public final class LlamaModel implements AutoCloseable {
         closed = true;
         List.copyOf(sessions).forEach(Session::close);
         forward.close();
+        if (merged.scope().isAlive()) {
+            merged.close();
+        }
         synchronized (tokenizerLock) {
             if (tokenizer != null) {
                 tokenizer.ifPresent(Tokenizer::close);

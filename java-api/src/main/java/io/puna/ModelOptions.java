@@ -3,6 +3,7 @@ package io.puna;
 import io.puna.kernel.MatMul;
 import io.puna.tensor.DType;
 import io.puna.tensor.Device;
+import java.nio.file.Path;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
@@ -16,10 +17,12 @@ import org.jspecify.annotations.Nullable;
  * @param activations   how activations meet weights of block types: rounded to 16 bits, which keeps the reference's text, to 8 for
  *                      yet more speed, or F32 as they are
  * @param stepTokens    tokens of a prompt computed at a time: more is faster up to a point, and takes more memory
+ * @param adapter       directory of a LoRA adapter in PEFT's layout, merged into copies of the weights it changes; null for none
  */
 public record ModelOptions(@Nullable Device device, int threads, int contextLength, DType cacheType,
-        MatMul.Activations activations, int stepTokens) {
-    private static final ModelOptions DEFAULTS = new ModelOptions(null, 0, 0, DType.F32, MatMul.Activations.INT16, 512);
+        MatMul.Activations activations, int stepTokens, @Nullable Path adapter) {
+    private static final ModelOptions DEFAULTS = new ModelOptions(null, 0, 0, DType.F32, MatMul.Activations.INT16, 512,
+            null);
 
     /**
      * Checks the numbers.
@@ -48,31 +51,36 @@ public record ModelOptions(@Nullable Device device, int threads, int contextLeng
 
     /** {@return these options with a device} */
     public ModelOptions withDevice(Device device) {
-        return new ModelOptions(Objects.requireNonNull(device, "device"), threads, contextLength, cacheType, activations, stepTokens);
+        return new ModelOptions(Objects.requireNonNull(device, "device"), threads, contextLength, cacheType, activations, stepTokens, adapter);
     }
 
     /** {@return these options with a number of threads} */
     public ModelOptions withThreads(int threads) {
-        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens);
+        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens, adapter);
     }
 
     /** {@return these options with a context length} */
     public ModelOptions withContextLength(int contextLength) {
-        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens);
+        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens, adapter);
     }
 
     /** {@return these options with a type of cache} */
     public ModelOptions withCacheType(DType cacheType) {
-        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens);
+        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens, adapter);
     }
 
     /** {@return these options with a way for activations to meet weights of block types} */
     public ModelOptions withActivations(MatMul.Activations activations) {
-        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens);
+        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens, adapter);
     }
 
     /** {@return these options with a number of tokens a step} */
     public ModelOptions withStepTokens(int stepTokens) {
-        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens);
+        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens, adapter);
+    }
+
+    /** {@return these options with a LoRA adapter} */
+    public ModelOptions withAdapter(Path adapter) {
+        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens, Objects.requireNonNull(adapter, "adapter"));
     }
 }

@@ -4,6 +4,7 @@ import io.puna.bindings.NativeLibraryException;
 import io.puna.format.CheckpointException;
 import io.puna.tensor.DeviceException;
 import io.puna.text.TokenizerException;
+import io.puna.train.TrainingException;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.AccessDeniedException;
@@ -33,6 +34,7 @@ record Failure(int exitCode, String sentence) {
             case LinkageError e -> new Failure(ExitCode.NO_NATIVE_LIBRARY, e.getMessage());
             case OutOfMemoryError e -> new Failure(ExitCode.UNEXPECTED, "not enough memory (" + e.getMessage()
                     + "); a shorter --context or --cache-type f16 takes less");
+            case TrainingException e -> new Failure(ExitCode.BAD_DATA, e.getMessage());
             case DeviceException e -> new Failure(ExitCode.UNEXPECTED, e.getMessage());
             case LlamaBench.FailedException e -> new Failure(ExitCode.UNEXPECTED, e.getMessage());
             case IOException e -> new Failure(ExitCode.UNEXPECTED, "reading or writing failed: " + e.getMessage());

@@ -6,6 +6,7 @@ import io.puna.kernel.MatMul;
 import io.puna.tensor.DType;
 import java.io.IOException;
 import java.nio.file.Path;
+import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 
@@ -29,6 +30,9 @@ final class RunOptions {
                     + "Default: ${DEFAULT-VALUE}.")
     private MatMul.Activations activations;
 
+    @Option(names = "--adapter", paramLabel = "DIR", description = "A LoRA adapter in PEFT's layout, merged into the weights it changes.")
+    private @Nullable Path adapter;
+
     Path path() {
         return model.get();
     }
@@ -39,7 +43,8 @@ final class RunOptions {
     }
 
     LlamaModel open() throws IOException {
-        return LlamaModel.open(model.get(), ModelOptions.defaults().withThreads(threads).withContextLength(context)
-                .withCacheType(cacheType).withActivations(activations));
+        ModelOptions options = ModelOptions.defaults().withThreads(threads).withContextLength(context)
+                .withCacheType(cacheType).withActivations(activations);
+        return LlamaModel.open(model.get(), adapter == null ? options : options.withAdapter(adapter));
     }
 }

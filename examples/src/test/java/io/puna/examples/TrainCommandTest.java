@@ -174,6 +174,44 @@ class TrainCommandTest {
     }
 
     @Test
+    void finetunesAnAdapterOrTheWholeModel() throws IOException {
+        Path model = folder.resolve("chatty");
+        assertThat(puna(train(model, 10)).code()).isZero();
+        Path chats = Files.writeString(folder.resolve("chats.jsonl"), """
+                {"messages": [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat on the mat"}]}
+                {"prompt": "the dog", "completion": "ran"}
+                """);
+        Path adapter = folder.resolve("adapter");
+        Path log = folder.resolve("chats.log");
+        List<Object> common = List.of("finetune", "--from", model, "--data", chats, "--validation", chats, "--steps", 60, "--batch", 2,
+                "--sequence", 48, "--learning-rate", "2e-2");
+
+        Run run = puna(with(common, "--out", adapter, "--rank", 4, "--layers", "q_proj,v_proj,up_proj,down_proj", "--log", log));
+
+        assertThat(run.code()).as(run.err()).isZero();
+        List<JsonNode> lines = Files.readAllLines(log).stream().map(Samples::json).toList();
+        assertThat(lines.getLast().get("loss").doubleValue()).isLessThan(0.9 * lines.getFirst().get("loss").doubleValue());
+        assertThat(adapter).isDirectoryContaining("glob:**adapter_config.json").isDirectoryNotContaining("glob:**model.safetensors.index.json");
+        JsonNode adapted = Run.puna("generate", "--model", model, "--adapter", adapter, "--max-tokens", 6, "--json", "the cat").json();
+
+        Path merged = folder.resolve("merged");
+        assertThat(puna(with(common, "--out", merged, "--rank", 4, "--layers", "q_proj,v_proj,up_proj,down_proj", "--merge")).code()).isZero();
+        assertThat(Run.puna("generate", "--model", merged, "--max-tokens", 6, "--json", "the cat").json().get("tokens"))
+                .isEqualTo(adapted.get("tokens"));
+        assertThat(puna(with(common, "--out", folder.resolve("whole-chat"), "--rank", 0)).code()).isZero();
+        Files.writeString(chats, "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n");
+        Run silent = puna(with(common, "--out", folder.resolve("silent")));
+        assertThat(silent.code()).isEqualTo(ExitCode.BAD_DATA);
+        assertThat(silent.err()).contains("an assistant speaks within 48 tokens");
+    }
+
+    private static List<Object> with(List<Object> arguments, Object... more) {
+        List<Object> all = new ArrayList<>(arguments);
+        all.addAll(List.of(more));
+        return all;
+    }
+
+    @Test
     void gradientsAreThoseOfTheMeanLoss() throws IOException {
         Path model = Samples.fixture("models/gqa3-tied");
         Path file = folder.resolve("gradients.safetensors");

@@ -219,15 +219,9 @@ public final class Parameters implements AutoCloseable {
         return all;
     }
 
-    /** {@return the numbers of matrices, of shape (n)} */
-    public Tensor matrices() {
-        return Tensor.of(all.segment().asSlice(0, matrixElements * Float.BYTES), DType.F32, Shape.of(matrixElements));
-    }
-
-    /** {@return the weights of RMSNorm, of shape (n)} */
-    public Tensor norms() {
-        return Tensor.of(all.segment().asSlice(matrixElements * Float.BYTES), DType.F32,
-                Shape.of(all.shape().elements() - matrixElements));
+    /** {@return how many of the numbers are matrices', which come first} */
+    public long matrixElements() {
+        return matrixElements;
     }
 
     List<Block> blocks() {

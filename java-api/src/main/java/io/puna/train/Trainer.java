@@ -5,9 +5,13 @@ import io.puna.format.Safetensors;
 import io.puna.kernel.AdamW;
 import io.puna.kernel.GradientNorm;
 import io.puna.kernel.Workspace;
+import io.puna.model.LoraAdapter;
+import io.puna.tensor.DType;
 import io.puna.tensor.Device;
+import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.io.IOException;
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -15,6 +19,7 @@ import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Trains a model step by step with AdamW, as LLaMA was trained.
@@ -45,9 +50,17 @@ public final class Trainer implements AutoCloseable {
     private final BatchSource source;
     private final TrainingOptions options;
     private final Parameters gradient;
-    private final Parameters mean;
-    private final Parameters square;
     private final LossGradient loss;
+    private final Arena arena = Arena.ofShared();
+    /** All that is trained, and in the same order its gradient and the two moments. */
+    private final Tensor trained;
+    private final Tensor slope;
+    private final Tensor mean;
+    private final Tensor square;
+    /** How many of those numbers decay: all before the weights of RMSNorm. */
+    private final long decaying;
+    /** Null where the weights themselves are trained. */
+    private final @Nullable Adaptation adaptation;
     private final Workspace workspace = new Workspace();
     private final int[][] ids;
     private final int[][] targets;
@@ -67,6 +80,10 @@ public final class Trainer implements AutoCloseable {
     public record Step(long step, double loss, double gradientNorm, double learningRate, long tokens, boolean skipped) {
     }
 
+    /** An adapter, its gradient, and what the weights are without it. */
+    private record Adaptation(LoraAdapter adapter, LoraAdapter gradient, MemorySegment base) {
+    }
+
     /**
      * Allocates what training takes.
      *
@@ -76,14 +93,40 @@ public final class Trainer implements AutoCloseable {
      * @throws IllegalArgumentException if a sequence is longer than the model's context
      */
     public Trainer(Device device, Parameters weights, BatchSource source, TrainingOptions options) {
+        this(device, weights, null, source, options);
+    }
+
+    /**
+     * Allocates what training takes.
+     *
+     * @param device  what computes
+     * @param weights trained in place; with an adapter, always those it began with and the adapter merged into them
+     * @param adapter trained in place instead of the weights; null for these
+     * @param source  where tokens come from
+     * @throws IllegalArgumentException if a sequence is longer than the model's context
+     */
+    public Trainer(Device device, Parameters weights, @Nullable LoraAdapter adapter, BatchSource source, TrainingOptions options) {
         this.device = device;
         this.weights = weights;
         this.source = source;
         this.options = options;
         loss = new LossGradient(device, weights.config(), options.recomputation(), options.sequences(), options.tokens());
         gradient = Parameters.zeros(weights.config());
-        mean = Parameters.zeros(weights.config());
-        square = Parameters.zeros(weights.config());
+        if (adapter == null) {
+            adaptation = null;
+            trained = weights.all();
+            slope = gradient.all();
+            decaying = weights.matrixElements();
+        } else {
+            MemorySegment base = arena.allocate(weights.all().byteSize(), Float.BYTES).copyFrom(weights.all().segment());
+            adaptation = new Adaptation(adapter, adapter.zeros(), base);
+            trained = adapter.all();
+            slope = adaptation.gradient.all();
+            decaying = trained.shape().elements();
+            adapter.add(device, weights.weights(), weights.config().ropeLayout());
+        }
+        mean = Tensor.allocate(arena, DType.F32, trained.shape());
+        square = Tensor.allocate(arena, DType.F32, trained.shape());
         ids = new int[options.accumulate()][loss.rows()];
         targets = new int[options.accumulate()][loss.rows()];
     }
@@ -118,9 +161,12 @@ public final class Trainer implements AutoCloseable {
         for (int i = 0; i < ids.length; i++) {
             sum += loss.accumulate(gradient, weights, ids[i], targets[i], factor);
         }
-        double mean = sum / Math.max(counted, 1);
-        double norm = Math.sqrt(GradientNorm.squared(device, workspace, gradient.all()));
-        requireSound(step, mean, norm);
+        if (adaptation != null) {
+            adaptation.adapter.gradient(device, adaptation.gradient, gradient.weights());
+        }
+        double meanLoss = sum / Math.max(counted, 1);
+        double norm = Math.sqrt(GradientNorm.squared(device, workspace, slope));
+        requireSound(step, meanLoss, norm);
         double rate = options.schedule().rate(options.learningRate(), step, options.warmup(), options.steps());
         boolean skipped = options.outlier() > 0 && step > OUTLIER_PATIENCE && norm > options.outlier() * usualNorm;
         if (!skipped) {
@@ -128,14 +174,33 @@ public final class Trainer implements AutoCloseable {
             usualNorm = usualNorm == 0 ? norm : USUAL_NORM_DECAY * usualNorm + (1 - USUAL_NORM_DECAY) * norm;
         }
         steps = step;
-        return new Step(step, mean, norm, rate, (long) ids.length * loss.rows(), skipped);
+        return new Step(step, meanLoss, norm, rate, (long) ids.length * loss.rows(), skipped);
     }
 
     private void update(long step, double rate, double scale) {
-        AdamW.step(device, weights.matrices(), mean.matrices(), square.matrices(), gradient.matrices(), step, rate, options.beta1(),
-                options.beta2(), options.epsilon(), options.weightDecay(), scale);
-        AdamW.step(device, weights.norms(), mean.norms(), square.norms(), gradient.norms(), step, rate, options.beta1(),
-                options.beta2(), options.epsilon(), 0, scale);
+        long rest = trained.shape().elements() - decaying;
+        update(0, decaying, step, rate, options.weightDecay(), scale);
+        if (rest > 0) {
+            update(decaying, rest, step, rate, 0, scale);
+        }
+        merge();
+    }
+
+    private void update(long from, long count, long step, double rate, double decay, double scale) {
+        AdamW.step(device, part(trained, from, count), part(mean, from, count), part(square, from, count), part(slope, from, count), step,
+                rate, options.beta1(), options.beta2(), options.epsilon(), decay, scale);
+    }
+
+    private static Tensor part(Tensor tensor, long from, long count) {
+        return Tensor.of(tensor.segment().asSlice(from * Float.BYTES, count * Float.BYTES), DType.F32, Shape.of(count));
+    }
+
+    /** Weights are made anew from those without the adapter, so that no rounding adds up. */
+    private void merge() {
+        if (adaptation != null) {
+            weights.all().segment().copyFrom(adaptation.base);
+            adaptation.adapter.add(device, weights.weights(), weights.config().ropeLayout());
+        }
     }
 
     private void requireSound(long step, double meanLoss, double norm) {
@@ -178,7 +243,7 @@ public final class Trainer implements AutoCloseable {
     }
 
     /**
-     * Saves all that {@link #restore} wants: weights, moments, and where the run and its source stand. One file that has its name only
+     * Saves all that {@link #restore} wants: what is trained, its moments, and where the run and its source stand. One file that has its name only
      * once it is whole, so that the last one saved is there whenever the process ends.
      *
      * @param folder that holds the run
@@ -186,9 +251,9 @@ public final class Trainer implements AutoCloseable {
      */
     public void save(Path folder) throws IOException {
         Map<String, Tensor> tensors = new LinkedHashMap<>();
-        tensors.put("weights", weights.all());
-        tensors.put("mean", mean.all());
-        tensors.put("square", square.all());
+        tensors.put("weights", trained);
+        tensors.put("mean", mean);
+        tensors.put("square", square);
         Map<String, String> metadata = new LinkedHashMap<>();
         metadata.put("format", "puna-training-1");
         metadata.put("steps", Long.toString(steps));
@@ -219,17 +284,18 @@ public final class Trainer implements AutoCloseable {
             }
             for (String name : List.of("weights", "mean", "square")) {
                 Tensor tensor = saved.tensors().get(name);
-                if (tensor == null || tensor.shape().elements() != weights.all().shape().elements()) {
-                    throw new CheckpointException(file, name + " of " + weights.all().shape() + " by the model",
+                if (tensor == null || !tensor.shape().equals(trained.shape())) {
+                    throw new CheckpointException(file, name + " of " + trained.shape() + " by the model",
                             tensor == null ? "none" : tensor.toString());
                 }
             }
             source.restore(metadata.getOrDefault("source", ""));
             steps = Long.parseLong(metadata.getOrDefault("steps", ""));
             usualNorm = Double.parseDouble(metadata.getOrDefault("usual_norm", ""));
-            MemorySegment.copy(saved.tensors().get("weights").segment(), 0, weights.all().segment(), 0, weights.all().byteSize());
-            MemorySegment.copy(saved.tensors().get("mean").segment(), 0, mean.all().segment(), 0, mean.all().byteSize());
-            MemorySegment.copy(saved.tensors().get("square").segment(), 0, square.all().segment(), 0, square.all().byteSize());
+            trained.segment().copyFrom(saved.tensors().get("weights").segment());
+            mean.segment().copyFrom(saved.tensors().get("mean").segment());
+            square.segment().copyFrom(saved.tensors().get("square").segment());
+            merge();
         } catch (NumberFormatException e) {
             throw new CheckpointException(file, "the steps, usual_norm and source of a run", "others", e);
         }
@@ -241,7 +307,11 @@ public final class Trainer implements AutoCloseable {
         workspace.close();
         loss.close();
         gradient.close();
-        mean.close();
-        square.close();
+        if (adaptation != null) {
+            adaptation.gradient.close();
+        }
+        if (arena.scope().isAlive()) {
+            arena.close();
+        }
     }
 }

@@ -1,0 +1,399 @@
+package io.puna.model;
+
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.SerializationFeature;
+import io.puna.format.CheckpointException;
+import io.puna.format.HuggingFaceCheckpoint;
+import io.puna.format.Safetensors;
+import io.puna.kernel.Dequantize;
+import io.puna.kernel.MatMul;
+import io.puna.kernel.Rope;
+import io.puna.kernel.Workspace;
+import io.puna.tensor.DType;
+import io.puna.tensor.Device;
+import io.puna.tensor.Shape;
+import io.puna.tensor.Tensor;
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.EnumSet;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.SplittableRandom;
+
+/**
+ * A low-rank adapter (Hu et al. 2021): linear layers become {@code W + alpha / rank · B · A}, of which A (rank, K) and B (N, rank) are
+ * trained. Read and written in the layout of Hugging Face's PEFT: {@code adapter_config.json} and {@code adapter_model.safetensors}.
+ *
+ * <p>Owns its memory until it is closed; all of A and B lie in one stretch of it. For use by one thread.
+ */
+public final class LoraAdapter implements AutoCloseable {
+    private static final String CONFIG_FILE = "adapter_config.json";
+    private static final String WEIGHTS_FILE = "adapter_model.safetensors";
+    private static final String PREFIX = "base_model.model.";
+
+    /** The linear layers of a block. */
+    public enum Target {
+        /** Of queries. */
+        Q_PROJ("self_attn.q_proj"),
+        /** Of keys. */
+        K_PROJ("self_attn.k_proj"),
+        /** Of values. */
+        V_PROJ("self_attn.v_proj"),
+        /** Of attention's output. */
+        O_PROJ("self_attn.o_proj"),
+        /** Of the gate. */
+        GATE_PROJ("mlp.gate_proj"),
+        /** Of what is gated. */
+        UP_PROJ("mlp.up_proj"),
+        /** Of feed-forward's output. */
+        DOWN_PROJ("mlp.down_proj");
+
+        private final String path;
+
+        Target(String path) {
+            this.path = path;
+        }
+
+        /** {@return the name that PEFT has for it} */
+        String module() {
+            return path.substring(path.indexOf('.') + 1);
+        }
+
+        private Tensor of(LlamaWeights.Block block) {
+            return switch (this) {
+                case Q_PROJ -> block.query();
+                case K_PROJ -> block.key();
+                case V_PROJ -> block.value();
+                case O_PROJ -> block.attentionOutput();
+                case GATE_PROJ -> block.gate();
+                case UP_PROJ -> block.up();
+                case DOWN_PROJ -> block.down();
+            };
+        }
+
+        private long outputs(LlamaConfig c) {
+            return switch (this) {
+                case Q_PROJ -> (long) c.heads() * c.headWidth();
+                case K_PROJ, V_PROJ -> (long) c.keyValueHeads() * c.headWidth();
+                case O_PROJ, DOWN_PROJ -> c.width();
+                case GATE_PROJ, UP_PROJ -> c.feedForwardWidth();
+            };
+        }
+
+        private long inputs(LlamaConfig c) {
+            return switch (this) {
+                case O_PROJ -> (long) c.heads() * c.headWidth();
+                case DOWN_PROJ -> c.feedForwardWidth();
+                default -> c.width();
+            };
+        }
+    }
+
+    /**
+     * One layer's pair.
+     *
+     * @param a           (rank, K)
+     * @param bTransposed (rank, N): B the other way round, as the kernels take it
+     */
+    private record Pair(Target target, int layer, Tensor a, Tensor bTransposed) {
+        String name() {
+            return PREFIX + "model.layers." + layer + "." + target.path;
+        }
+    }
+
+    private final LlamaConfig config;
+    private final int rank;
+    private final double alpha;
+    private final Set<Target> targets;
+    private final Arena arena = Arena.ofShared();
+    private final Workspace workspace = new Workspace();
+    private final Tensor all;
+    private final List<Pair> pairs = new ArrayList<>();
+
+    private LoraAdapter(LlamaConfig config, int rank, double alpha, Set<Target> targets) {
+        if (rank < 1 || rank > config.width()) {
+            throw new IllegalArgumentException("rank: expected 1 to the model's width " + config.width() + ", got " + rank);
+        }
+        if (!(alpha > 0) || Double.isInfinite(alpha)) {
+            throw new IllegalArgumentException("alpha: expected a finite number above 0, got " + alpha);
+        }
+        if (targets.isEmpty()) {
+            throw new IllegalArgumentException("targets: expected at least one layer, got none");
+        }
+        this.config = config;
+        this.rank = rank;
+        this.alpha = alpha;
+        this.targets = EnumSet.copyOf(targets);
+        long count = 0;
+        for (Target target : this.targets) {
+            count += config.layers() * rank * (target.inputs(config) + target.outputs(config));
+        }
+        all = Tensor.allocate(arena, DType.F32, Shape.of(count));
+        long position = 0;
+        for (int layer = 0; layer < config.layers(); layer++) {
+            for (Target target : this.targets) {
+                Tensor a = view(position, target.inputs(config));
+                position += a.shape().elements();
+                Tensor b = view(position, target.outputs(config));
+                position += b.shape().elements();
+                pairs.add(new Pair(target, layer, a, b));
+            }
+        }
+    }
+
+    private Tensor view(long from, long columns) {
+        return Tensor.of(all.segment().asSlice(from * Float.BYTES, rank * columns * Float.BYTES), DType.F32, Shape.of(rank, columns));
+    }
+
+    /**
+     * {@return an adapter that changes nothing yet: A is random, uniform within 1 / sqrt(K), and B zero}
+     *
+     * @param rank    columns of B and rows of A
+     * @param alpha   the product is scaled by {@code alpha / rank}
+     * @param targets the layers that it changes, of every block
+     * @param seed    the same seed gives the same A
+     */
+    public static LoraAdapter random(LlamaConfig config, int rank, double alpha, Set<Target> targets, long seed) {
+        LoraAdapter adapter = new LoraAdapter(config, rank, alpha, targets);
+        SplittableRandom random = new SplittableRandom(seed);
+        for (Pair pair : adapter.pairs) {
+            double bound = 1 / Math.sqrt(pair.a.shape().columns());
+            for (long i = 0; i < pair.a.shape().elements(); i++) {
+                pair.a.segment().setAtIndex(ValueLayout.JAVA_FLOAT, i, (float) (bound * (2 * random.nextDouble() - 1)));
+            }
+        }
+        return adapter;
+    }
+
+    /** {@return zeros of the same shapes: where the gradient of this adapter begins} */
+    public LoraAdapter zeros() {
+        return new LoraAdapter(config, rank, alpha, targets);
+    }
+
+    /**
+     * {@return the adapter in a directory}
+     *
+     * @throws CheckpointException if it is damaged, of another kind than this or of another model
+     * @throws IOException         if it cannot be read
+     */
+    public static LoraAdapter open(Path directory, LlamaConfig config) throws IOException {
+        Path file = directory.resolve(CONFIG_FILE);
+        Map<String, Object> json = HuggingFaceCheckpoint.readConfig(file);
+        if (!"LORA".equals(json.get("peft_type")) || Boolean.TRUE.equals(json.get("use_dora"))
+                || Boolean.TRUE.equals(json.get("use_rslora")) || !"none".equals(String.valueOf(json.getOrDefault("bias", "none")))) {
+            throw new CheckpointException(file, "an adapter of peft_type LORA without biases and variants",
+                    json.get("peft_type") + ", bias " + json.get("bias"));
+        }
+        if (!(json.get("r") instanceof Long rank) || !(json.get("lora_alpha") instanceof Number alpha)
+                || !(json.get("target_modules") instanceof List<?> modules)) {
+            throw new CheckpointException(file, "r, lora_alpha and a list of target_modules", json.keySet().toString());
+        }
+        Set<Target> targets = EnumSet.noneOf(Target.class);
+        for (Object module : modules) {
+            Target found = null;
+            for (Target target : Target.values()) {
+                found = target.module().equals(module) ? target : found;
+            }
+            if (found == null) {
+                throw new CheckpointException(file, "target_modules among LLaMA's linear layers", String.valueOf(module));
+            }
+            targets.add(found);
+        }
+        LoraAdapter adapter;
+        try {
+            adapter = new LoraAdapter(config, Math.toIntExact(rank), alpha.doubleValue(), targets);
+        } catch (IllegalArgumentException | ArithmeticException e) {
+            throw new CheckpointException(file, "an adapter of this model", e.getMessage(), e);
+        }
+        try (Safetensors saved = Safetensors.open(directory.resolve(WEIGHTS_FILE)); Device device = Device.cpu(1)) {
+            for (Pair pair : adapter.pairs) {
+                adapter.read(device, directory.resolve(WEIGHTS_FILE), saved, pair);
+            }
+            return adapter;
+        } catch (Throwable e) {
+            adapter.close();
+            throw e;
+        }
+    }
+
+    private void read(Device device, Path file, Safetensors saved, Pair pair) throws CheckpointException {
+        Tensor a = require(file, saved, pair.name() + ".lora_A.weight", pair.a.shape());
+        Tensor b = require(file, saved, pair.name() + ".lora_B.weight", Shape.of(pair.bTransposed.shape().columns(), rank));
+        Dequantize.forward(device, pair.a, a);
+        try (Arena scratch = Arena.ofConfined()) {
+            Tensor plain = Tensor.allocate(scratch, DType.F32, b.shape());
+            Dequantize.forward(device, plain, b);
+            transpose(pair.bTransposed, plain);
+        }
+    }
+
+    private static Tensor require(Path file, Safetensors saved, String name, Shape shape) throws CheckpointException {
+        Tensor tensor = saved.tensors().get(name);
+        if (tensor == null || !tensor.shape().equals(shape)) {
+            throw new CheckpointException(file, name + " of shape " + shape, tensor == null ? "none" : tensor.toString());
+        }
+        return tensor;
+    }
+
+    private static void transpose(Tensor to, Tensor from) {
+        long rows = from.shape().rows();
+        long columns = from.shape().columns();
+        for (long row = 0; row < rows; row++) {
+            for (long column = 0; column < columns; column++) {
+                to.segment().setAtIndex(ValueLayout.JAVA_FLOAT_UNALIGNED, column * rows + row,
+                        from.segment().getAtIndex(ValueLayout.JAVA_FLOAT_UNALIGNED, row * columns + column));
+            }
+        }
+    }
+
+    /**
+     * Saves it as PEFT does.
+     *
+     * @param directory made where it is missing
+     * @throws IOException if it cannot be written
+     */
+    public void save(Path directory) throws IOException {
+        Map<String, Object> json = new LinkedHashMap<>();
+        json.put("peft_type", "LORA");
+        json.put("task_type", "CAUSAL_LM");
+        json.put("r", rank);
+        json.put("lora_alpha", alpha == Math.rint(alpha) ? (Object) (long) alpha : (Object) alpha);
+        json.put("lora_dropout", 0.0);
+        json.put("bias", "none");
+        json.put("fan_in_fan_out", false);
+        json.put("target_modules", targets.stream().map(Target::module).toList());
+        json.put("base_model_name_or_path", null);
+        json.put("inference_mode", true);
+        Files.createDirectories(directory);
+        try (Arena scratch = Arena.ofConfined()) {
+            Map<String, Tensor> tensors = new LinkedHashMap<>();
+            for (Pair pair : pairs) {
+                Tensor b = Tensor.allocate(scratch, DType.F32, Shape.of(pair.bTransposed.shape().columns(), rank));
+                transpose(b, pair.bTransposed);
+                tensors.put(pair.name() + ".lora_A.weight", pair.a);
+                tensors.put(pair.name() + ".lora_B.weight", b);
+            }
+            Files.write(directory.resolve(CONFIG_FILE),
+                    new ObjectMapper().enable(SerializationFeature.INDENT_OUTPUT).writeValueAsBytes(json));
+            Safetensors.write(directory.resolve(WEIGHTS_FILE), tensors, Map.of("format", "pt"));
+        }
+    }
+
+    /** {@return all of A and B, of shape (n): what is trained} */
+    public Tensor all() {
+        return all;
+    }
+
+    /**
+     * {@return a model's weights with the adapter merged into them} Layers that it changes are F32 copies, the others what they were.
+     *
+     * @param device  what computes
+     * @param weights of a model of this shape, whichever way its heads are laid out
+     * @param layout  which elements of a head make a pair there; an adapter's own are halves
+     * @param owner   of the copies
+     */
+    public LlamaWeights merge(Device device, LlamaWeights weights, Rope.Layout layout, Arena owner) {
+        List<LlamaWeights.Block> blocks = new ArrayList<>();
+        for (int layer = 0; layer < config.layers(); layer++) {
+            Map<Target, Tensor> merged = new LinkedHashMap<>();
+            LlamaWeights.Block block = weights.blocks().get(layer);
+            for (Target target : Target.values()) {
+                Tensor from = target.of(block);
+                merged.put(target, targets.contains(target) ? copy(device, from, owner) : from);
+            }
+            blocks.add(new LlamaWeights.Block(block.attentionNorm(), merged.get(Target.Q_PROJ), merged.get(Target.K_PROJ),
+                    merged.get(Target.V_PROJ), merged.get(Target.O_PROJ), block.feedForwardNorm(), merged.get(Target.GATE_PROJ),
+                    merged.get(Target.UP_PROJ), merged.get(Target.DOWN_PROJ)));
+        }
+        LlamaWeights result = new LlamaWeights(weights.embedding(), blocks, weights.norm(), weights.output());
+        add(device, result, layout);
+        return result;
+    }
+
+    private static Tensor copy(Device device, Tensor from, Arena owner) {
+        Tensor to = Tensor.allocate(owner, DType.F32, from.shape());
+        Dequantize.forward(device, to, from);
+        return to;
+    }
+
+    /**
+     * Adds {@code alpha / rank · B · A} to the layers that the adapter changes.
+     *
+     * @param device  what computes
+     * @param weights F32 in those layers, accumulated into
+     * @param layout  which elements of a head make a pair there
+     */
+    public void add(Device device, LlamaWeights weights, Rope.Layout layout) {
+        for (Pair pair : pairs) {
+            Tensor w = pair.target.of(weights.blocks().get(pair.layer));
+            try (Arena scratch = Arena.ofConfined()) {
+                Tensor b = scaled(scratch, pair.bTransposed);
+                boolean heads = pair.target == Target.Q_PROJ || pair.target == Target.K_PROJ;
+                if (heads && layout == Rope.Layout.INTERLEAVED) {
+                    interleave(b, config.headWidth());
+                }
+                MatMul.weightBackward(device, workspace, w, pair.a, b); // w[n, k] += sum over the rank
+            }
+        }
+    }
+
+    /** Columns i and i + HD / 2 of every head go to 2i and 2i + 1. */
+    private static void interleave(Tensor tensor, int headWidth) {
+        float[] row = new float[(int) tensor.shape().columns()];
+        for (long r = 0; r < tensor.shape().rows(); r++) {
+            MemorySegment.copy(tensor.segment(), ValueLayout.JAVA_FLOAT, 4 * r * row.length, row, 0, row.length);
+            for (int i = 0; i < row.length; i++) {
+                int place = i % headWidth;
+                int half = headWidth / 2;
+                int target = i - place + (place < half ? 2 * place : 2 * (place - half) + 1);
+                tensor.segment().setAtIndex(ValueLayout.JAVA_FLOAT, r * row.length + target, row[i]);
+            }
+        }
+    }
+
+    private Tensor scaled(Arena scratch, Tensor tensor) {
+        Tensor result = Tensor.allocate(scratch, DType.F32, tensor.shape());
+        float factor = (float) (alpha / rank);
+        for (long i = 0; i < tensor.shape().elements(); i++) {
+            result.segment().setAtIndex(ValueLayout.JAVA_FLOAT, i,
+                    factor * tensor.segment().getAtIndex(ValueLayout.JAVA_FLOAT_UNALIGNED, i));
+        }
+        return result;
+    }
+
+    /**
+     * Turns the gradient of the merged weights into that of A and B: {@code dA = alpha / rank · Bᵀ · dW},
+     * {@code dB = alpha / rank · dW · Aᵀ}.
+     *
+     * @param device   what computes
+     * @param gradient of this adapter, as {@link #zeros} gives it, overwritten
+     * @param weights  the gradient of the merged weights, heads laid out in halves
+     */
+    public void gradient(Device device, LoraAdapter gradient, LlamaWeights weights) {
+        for (int i = 0; i < pairs.size(); i++) {
+            Pair pair = pairs.get(i);
+            Pair to = gradient.pairs.get(i);
+            Tensor dw = pair.target.of(weights.blocks().get(pair.layer));
+            try (Arena scratch = Arena.ofConfined()) {
+                MatMul.inputBackward(device, workspace, to.a, dw, scaled(scratch, pair.bTransposed), false);
+                MatMul.forward(device, workspace, to.bTransposed, scaled(scratch, pair.a), dw);
+            }
+        }
+    }
+
+    /** Frees the memory. Idempotent. */
+    @Override
+    public void close() {
+        workspace.close();
+        if (arena.scope().isAlive()) {
+            arena.close();
+        }
+    }
+}
