@@ -2,30 +2,44 @@
  * Causal attention with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022): neither scores nor weights are kept.
  *
  * The queries of a sequence that share a key/value head, G = NH / NKV for every token, are its rows: row i is head i % G of the
- * group at token i / G. A share takes a tile of up to ROWS of them through the keys, KEYS at a time:
+ * group at token i / G. A tile of up to ROWS of them goes through the keys, KEYS at a time. A block's keys are packed as F32,
+ * transposed so that the lanes of a vector are keys, its values as F32 and contiguous; then
  *
  *   s = (scale * q) . k     m' = max(m, s)     p = exp(s - m')     l = l * exp(m - m') + sum p     acc = acc * exp(m - m') + p v
  *
- * ORDER OF SUMMATION. A score sums over HD lane by lane and then by vec_hsum; p v is added key after key; a block of keys is
- * added up lane by lane. Blocks begin at multiples of KEYS counted from position 0, so a row's bits depend on its position
- * and the sequence alone, not on its tile, the prompt's pieces, or the type of call. Keys a row does not see are neither
- * read nor scored for it: register tiles cover the keys all their rows see, and each row does its own edges.
+ * where q . k and p v are register tiles. Packing serves all rows of the tile; a next token has G rows and takes the same way.
  *
- * Keys and values in F16, or of a width that is no whole number of vectors, pass through the thread's workspace as padded F32.
+ * ORDER OF SUMMATION. A score sums over HD one after another; p v is added key after key; l sums lane by lane. Keys form
+ * stretches of STRETCH, each summed from zero; the sums of stretches are merged one after another, lanes of l at the very end.
+ * Blocks and stretches begin at multiples of their lengths counted from position 0, so a row's bits depend on its position and
+ * the sequence alone, not on its tile, the prompt's pieces, the threads or the type of call. Keys a row does not see are never
+ * weighed and a tile reads none that all its rows do not see; a vector's scores beyond a row's edge are dropped.
  *
- * One thread of a Zen 4 at 118 GFLOP/s (AVX2) and 20 GB/s, busy with other work: a prompt of 512 runs at 46 (HD 64, NH 32, NKV 8)
- * to 60 GFLOP/s (HD 128), a token after 2048 reads its F32 cache at 15 GB/s (HD 64, NKV 4, L3) and an F16 one at 10.
+ * A share is a tile with all its keys or, where there are too few of those for the threads, with one stretch: the partial sums
+ * then lie in the workspace until the caller merges them, as many as there is room for at a time.
  */
 #include "decode.h"
 #include "kernels.h"
 #include "rows.h"
 
+#include <float.h>
 #include <math.h>
 
 enum {
-    ROWS = 32, /* rows of a tile                                                                                    */
-    KEYS = 32  /* keys of a block                                                                                   */
+    ROWS = 192,        /* rows of a tile                                                                            */
+    SCORE_ROWS = 48,   /* rows whose scores are kept at a time, so that they stay in the first cache                 */
+    KEYS = 64,         /* keys of a block                                                                           */
+    STRETCH = 512,     /* keys of a stretch, whole blocks                                                           */
+    SPLIT_ROWS = 16,   /* rows of a tile at most where stretches are shares                                         */
+    PARTIAL_ROWS = 128 /* rows of partial sums, for each thread: eight tiles of SPLIT_ROWS                           */
 };
+
+/* A register tile has 6 rows and TILE_VECS vectors, or fewer rows and as many accumulators as hide the latency of a multiply-add. */
+#if defined(PUNA_VARIANT_AVX512)
+enum { TILE_VECS = 4 };
+#else
+enum { TILE_VECS = 2 };
+#endif
 
 /* Keys and values of one key/value head of one sequence, and where its rows of q and y are. */
 typedef struct head {
@@ -35,14 +49,23 @@ typedef struct head {
     int64_t token;    /* of q and y, token 0                                                                        */
 } head;
 
-/* A thread's workspace. Widths are padded to whole vectors. */
+/* What rows have gathered from some of their keys; l and acc in units of exp(m). Widths are padded to whole vectors. */
+typedef struct sums {
+    float *m;   /* (rows)                                                                                           */
+    float *l;   /* (rows, VEC_WIDTH)                                                                                */
+    float *acc; /* (rows, width)                                                                                    */
+} sums;
+
+/* A thread's workspace. */
 typedef struct tile {
-    float *q, *acc;             /* (ROWS, width)                                                                    */
-    float *s;                   /* (ROWS, KEYS)                                                                     */
-    float *k, *v;               /* (KEYS, width)                                                                    */
-    float m[ROWS], l[ROWS];
+    sums whole, stretch;        /* of all keys so far; of a stretch's                                               */
+    float *q;                   /* (ROWS, width)                                                                    */
+    float *s;                   /* (SCORE_ROWS, KEYS)                                                                  */
+    float *k;                   /* (HD, KEYS)                                                                       */
+    float *v;                   /* (KEYS, width)                                                                    */
+    float largest[ROWS], shift[ROWS], factor[ROWS]; /* of the block at hand: its largest score, m', exp(m - m')     */
     int64_t first[ROWS], end[ROWS]; /* the keys a row sees: [first, end)                                            */
-    int64_t lo[ROWS], hi[ROWS]; /* the same within the block at hand, [0, KEYS]                                     */
+    int32_t lo[ROWS], hi[ROWS]; /* the same within the block at hand, [0, KEYS]; 0, 0 when it sees none             */
 } tile;
 
 typedef struct job {
@@ -59,17 +82,41 @@ typedef struct job {
     int64_t layer;
 
     int64_t count;     /* sequences                                                                                 */
-    int64_t tile_rows; /* rows of a tile, at most ROWS                                                              */
-    int64_t tiles;     /* over all sequences, for one key/value head                                                */
+    int64_t tile_rows; /* rows of a tile                                                                            */
+    int64_t units;     /* tiles, or stretches of tiles, over all sequences and key/value heads                      */
     int64_t shares;
-    char *workspace;
+    int64_t first_unit, partials; /* where stretches are shares: the first of a round, and how many a round has     */
+    char *workspace, *partial_sums;
 } job;
 
 static int64_t padded(int64_t HD) { return puna_ceil_div(HD, VEC_WIDTH) * VEC_WIDTH; }
 
-static int64_t thread_floats(int64_t HD) { return (2 * ROWS + 2 * KEYS) * padded(HD) + ROWS * KEYS; }
+static int64_t sums_floats(int64_t rows, int64_t width) { return rows * (1 + VEC_WIDTH + width); }
+
+/* rows are a multiple of VEC_WIDTH, or there is one group of them. */
+static sums sums_at(float *memory, int64_t rows) { return (sums){memory, memory + rows, memory + rows * (1 + VEC_WIDTH)}; }
+
+static int64_t thread_floats(int64_t HD) {
+    int64_t width = padded(HD);
+    return 2 * sums_floats(ROWS, width) + ROWS * width + SCORE_ROWS * KEYS + 2 * KEYS * width;
+}
+
+static tile tile_at(float *memory, int64_t width) {
+    tile t;
+    t.whole = sums_at(memory, ROWS), memory += sums_floats(ROWS, width);
+    t.stretch = sums_at(memory, ROWS), memory += sums_floats(ROWS, width);
+    t.q = memory, memory += ROWS * width;
+    t.s = memory, memory += SCORE_ROWS * KEYS;
+    t.k = memory, t.v = memory + KEYS * width;
+    return t;
+}
 
 static int64_t sequence_rows(const job *j, int64_t s) { return j->k != NULL ? j->T : j->sequences[s].rows; }
+static int64_t sequence_position(const job *j, int64_t s) { return j->k != NULL ? j->S - j->T : j->sequences[s].position; }
+
+static int64_t first_visible(int64_t position, int64_t window) {
+    return window > 0 ? puna_max(0, position - window + 1) : 0;
+}
 
 static head head_of(const job *j, int64_t s, int64_t h, int64_t token) {
     if (j->k != NULL) {
@@ -77,235 +124,413 @@ static head head_of(const job *j, int64_t s, int64_t h, int64_t token) {
         return (head){(const char *)(j->k + at), (const char *)(j->v + at), j->kv_stride * 4, j->S - j->T, token};
     }
     const puna_kv_sequence *sequence = &j->sequences[s];
-    int64_t stride = j->HD * (j->dtype == PUNA_DTYPE_F32 ? 4 : 2), plane = sequence->capacity * stride;
+    int64_t stride = puna_row_bytes(j->dtype, j->HD), plane = sequence->capacity * stride;
     const char *k = (const char *)sequence->cache + (j->layer * 2 * j->NKV + h) * plane;
     return (head){k, k + j->NKV * plane, stride, sequence->position, token};
 }
 
-/* s[r, key] = q[r] . k[key] for R rows and keys <= 8 / R keys; a missing key repeats the last one and is dropped. */
-PUNA_INLINE void score_tile(const int R, float *s, const float *q, int64_t width, const float *k, int64_t stride,
-                            int64_t keys) {
-    const int J = 8 / R;
-    const float *k_j[8];
-    vec acc[8];
-    for (int j = 0; j < J; j++) k_j[j] = k + puna_min(j, keys - 1) * stride;
-    for (int i = 0; i < 8; i++) acc[i] = vec_zero();
-    for (int64_t d = 0; d < width; d += VEC_WIDTH) {
-        for (int j = 0; j < J; j++) {
-            vec k_d = vec_load(k_j[j] + d);
-            for (int r = 0; r < R; r++) acc[r * J + j] = vec_fma(vec_load(q + r * width + d), k_d, acc[r * J + j]);
-        }
-    }
-    float sums[8];
-    vec_hsum8(sums, acc);
-    for (int r = 0; r < R; r++)
-        for (int j = 0; j < J && j < keys; j++) s[r * KEYS + j] = sums[r * J + j];
-}
+/* ------------------------------------------------- products ---------------------------------------------------------- */
 
-/* Scores of R rows against the keys [lo, hi) of the block at k. */
-PUNA_INLINE void score_rows(const int R, float *s, const float *q, int64_t width, const float *k, int64_t stride, int64_t lo,
-                            int64_t hi) {
-    for (int64_t j = lo; j < hi; j += 8 / R) score_tile(R, s + j, q, width, k + j * stride, stride, hi - j);
-}
-
-/* acc[r, d] += sum over the keys [lo, hi) of p[r, key] * v[key, d] for R rows and N vectors of d. */
-PUNA_INLINE void weigh_tile(const int R, const int N, float *acc, int64_t width, const float *p, const float *v,
-                            int64_t stride, int64_t lo, int64_t hi) {
-    vec sum[8];
+/*
+ * c[r, j] = c[r, j] * factor[r] (or 0, where factor is null) + sum over i < depth of a[r, i] * b[i, j], one after another, for R
+ * rows and V vectors of j.
+ */
+PUNA_INLINE void product_tile(const int R, const int V, float *c, int64_t c_stride, const float *factor, const float *a,
+                              int64_t a_stride, const float *b, int64_t b_stride, int64_t depth) {
+    vec sum[6 * TILE_VECS];
     for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++) sum[r * N + n] = vec_load(acc + r * width + n * VEC_WIDTH);
-    for (int64_t j = lo; j < hi; j++) {
-        vec v_j[8];
-        for (int n = 0; n < N; n++) v_j[n] = vec_load(v + j * stride + n * VEC_WIDTH);
+        for (int n = 0; n < V; n++)
+            sum[r * V + n] = factor == NULL ? vec_zero() : vec_mul(vec_load(c + r * c_stride + n * VEC_WIDTH), vec_set1(factor[r]));
+    for (int64_t i = 0; i < depth; i++, b += b_stride) {
+        vec b_i[8];
+        for (int n = 0; n < V; n++) b_i[n] = vec_keep(vec_load(b + n * VEC_WIDTH));
         for (int r = 0; r < R; r++) {
-            vec p_j = vec_set1(p[r * KEYS + j]);
-            for (int n = 0; n < N; n++) sum[r * N + n] = vec_fma(p_j, v_j[n], sum[r * N + n]);
+            vec a_i = vec_set1(a[r * a_stride + i]);
+            for (int n = 0; n < V; n++) sum[r * V + n] = vec_fma(a_i, b_i[n], sum[r * V + n]);
         }
     }
     for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++) vec_store(acc + r * width + n * VEC_WIDTH, sum[r * N + n]);
+        for (int n = 0; n < V; n++) vec_store(c + r * c_stride + n * VEC_WIDTH, sum[r * V + n]);
 }
 
-PUNA_INLINE void weigh_rows(const int R, float *acc, int64_t width, const float *p, const float *v, int64_t stride, int64_t lo,
-                            int64_t hi) {
-    if (lo >= hi) return;
-    int64_t d = 0;
-    for (; d + 8 / R * VEC_WIDTH <= width; d += 8 / R * VEC_WIDTH)
-        weigh_tile(R, 8 / R, acc + d, width, p, v + d, stride, lo, hi);
-    for (; d < width; d += VEC_WIDTH) weigh_tile(R, 1, acc + d, width, p, v + d, stride, lo, hi);
-}
-
-/* The keys of the block that all of R rows see; empty as [0, 0). */
-static void common_keys(const tile *t, int64_t i, int64_t R, int64_t *lo, int64_t *hi) {
-    *lo = 0, *hi = KEYS;
-    for (int64_t r = i; r < i + R; r++) *lo = puna_max(*lo, t->lo[r]), *hi = puna_min(*hi, t->hi[r]);
-    if (*lo >= *hi) *lo = *hi = 0;
-}
-
-/* From scores to weights: s becomes p; m, l and acc move to the new maximum. */
-static void softmax_row(tile *t, int64_t i, int64_t width) {
-    float *s = t->s + i * KEYS, *acc = t->acc + i * width;
-    for (int64_t j = 0; j < t->lo[i]; j++) s[j] = -INFINITY; /* unseen: weight 0 */
-    for (int64_t j = t->hi[i]; j < KEYS; j++) s[j] = -INFINITY;
-    vec largest = vec_load(s), sum = vec_zero();
-    for (int64_t j = VEC_WIDTH; j < KEYS; j += VEC_WIDTH) largest = vec_max(largest, vec_load(s + j));
-    float m = vec_hmax(largest);
-    if (t->m[i] > m) m = t->m[i];
-    vec shift = vec_set1(m == -INFINITY ? 0 : m); /* nothing but -inf so far: weights of 0, not NaN */
-    for (int64_t j = 0; j < KEYS; j += VEC_WIDTH) {
-        vec p = vec_exp(vec_sub(vec_load(s + j), shift));
-        vec_store(s + j, p);
-        sum = vec_add(sum, p);
+/* The same for any number of columns, whole vectors. */
+PUNA_INLINE void product_rows(const int R, float *c, int64_t c_stride, const float *factor, const float *a, int64_t a_stride,
+                              const float *b, int64_t b_stride, int64_t depth, int64_t columns) {
+    const int V = R >= 4 ? TILE_VECS : R == 2 ? 4 : 8;
+    int64_t j = 0;
+    for (; j + V * VEC_WIDTH <= columns; j += V * VEC_WIDTH)
+        product_tile(R, V, c + j, c_stride, factor, a, a_stride, b + j, b_stride, depth);
+    if (V > 4 && j + 4 * VEC_WIDTH <= columns) {
+        product_tile(R, 4, c + j, c_stride, factor, a, a_stride, b + j, b_stride, depth);
+        j += 4 * VEC_WIDTH;
     }
-    float rescale[VEC_WIDTH];
-    vec factor = vec_exp(vec_sub(vec_set1(t->m[i]), shift));
-    vec_store(rescale, factor);
-    t->l[i] = t->l[i] * rescale[0] + vec_hsum(sum);
-    t->m[i] = m;
-    for (int64_t d = 0; d < width; d += VEC_WIDTH) vec_store(acc + d, vec_mul(vec_load(acc + d), factor));
+    if (V > 2 && j + 2 * VEC_WIDTH <= columns) {
+        product_tile(R, 2, c + j, c_stride, factor, a, a_stride, b + j, b_stride, depth);
+        j += 2 * VEC_WIDTH;
+    }
+    if (j < columns) product_tile(R, 1, c + j, c_stride, factor, a, a_stride, b + j, b_stride, depth);
 }
 
-/* Takes all rows of a tile through one block of keys, which begins at k and v. */
-static void attend_block(tile *t, int64_t rows, int64_t width, const float *k, const float *v, int64_t stride) {
-    int64_t lo, hi;
-    for (int64_t i = 0; i < rows; i += 2) {
-        int64_t R = puna_min(2, rows - i);
-        common_keys(t, i, R, &lo, &hi);
-        float *s = t->s + i * KEYS;
-        const float *q = t->q + i * width;
-        if (R == 2) {
-            for (int64_t r = 0; r < R; r++)
-                score_rows(1, s + r * KEYS, q + r * width, width, k, stride, t->lo[i + r], lo < hi ? lo : t->hi[i + r]);
-            score_rows(2, s, q, width, k, stride, lo, hi);
-            for (int64_t r = 0; r < R && lo < hi; r++)
-                score_rows(1, s + r * KEYS, q + r * width, width, k, stride, hi, t->hi[i + r]);
-        } else {
-            score_rows(1, s, q, width, k, stride, t->lo[i], t->hi[i]);
+/* Rows that go together in a register tile, of those left. */
+static int64_t group_of(int64_t left) { return left >= 6 ? 6 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+static void product(int64_t R, float *c, int64_t c_stride, const float *factor, const float *a, int64_t a_stride, const float *b,
+                    int64_t b_stride, int64_t depth, int64_t columns) {
+    switch (R) {
+    case 6: product_rows(6, c, c_stride, factor, a, a_stride, b, b_stride, depth, columns); break;
+    case 4: product_rows(4, c, c_stride, factor, a, a_stride, b, b_stride, depth, columns); break;
+    case 2: product_rows(2, c, c_stride, factor, a, a_stride, b, b_stride, depth, columns); break;
+    default: product_rows(1, c, c_stride, factor, a, a_stride, b, b_stride, depth, columns); break;
+    }
+}
+
+/* ------------------------------------------------- packing ----------------------------------------------------------- */
+
+PUNA_INLINE vec load_elements(int32_t dtype, const char *row, int64_t d, int64_t n) {
+    return n == VEC_WIDTH ? plain_vec(dtype, row, d) : plain_vec_partial(dtype, row, d, n);
+}
+
+/* kt (HD, KEYS) = the keys [lo, hi) of a block that begins at k. Others that share a vector with them repeat one of them. */
+PUNA_INLINE void pack_keys(const int32_t dtype, float *kt, const char *k, int64_t stride, int64_t lo, int64_t hi, int64_t HD) {
+    for (int64_t j = lo / VEC_WIDTH * VEC_WIDTH; j < hi; j += VEC_WIDTH) {
+        const char *row[VEC_WIDTH];
+        for (int i = 0; i < VEC_WIDTH; i++) row[i] = k + puna_max(lo, puna_min(j + i, hi - 1)) * stride;
+        for (int64_t d = 0; d < HD; d += VEC_WIDTH) {
+            int64_t n = puna_min(HD - d, VEC_WIDTH);
+            vec a[VEC_WIDTH];
+            for (int i = 0; i < VEC_WIDTH; i++) a[i] = load_elements(dtype, row[i], d, n);
+            vec_transpose(a);
+            for (int i = 0; i < VEC_WIDTH; i++)
+                if (i < n) vec_store(kt + (d + i) * KEYS + j, a[i]);
         }
-    }
-    for (int64_t i = 0; i < rows; i++)
-        if (t->lo[i] < t->hi[i]) softmax_row(t, i, width);
-    for (int64_t i = 0; i < rows; i += 4) {
-        int64_t R = puna_min(4, rows - i);
-        common_keys(t, i, R, &lo, &hi);
-        float *acc = t->acc + i * width;
-        const float *p = t->s + i * KEYS;
-        if (R < 4) lo = hi = 0;
-        for (int64_t r = 0; r < R; r++)
-            weigh_rows(1, acc + r * width, width, p + r * KEYS, v, stride, t->lo[i + r], lo < hi ? lo : t->hi[i + r]);
-        weigh_rows(4, acc, width, p, v, stride, lo, hi);
-        for (int64_t r = 0; r < R && lo < hi; r++)
-            weigh_rows(1, acc + r * width, width, p + r * KEYS, v, stride, hi, t->hi[i + r]);
     }
 }
 
 /* to (rows, width) = rows of HD elements of dtype, padded with zeros. */
-static void load_rows(float *to, int64_t width, const char *from, int64_t stride, int32_t dtype, int64_t rows, int64_t HD) {
-    for (int64_t r = 0; r < rows; r++) {
-        decode_elements(to + r * width, from + r * stride, dtype, HD);
-        for (int64_t d = HD; d < width; d++) to[r * width + d] = 0;
-    }
+PUNA_INLINE void load_rows(const int32_t dtype, float *to, int64_t width, const char *from, int64_t stride, int64_t rows,
+                           int64_t HD) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t d = 0; d < HD; d += VEC_WIDTH)
+            vec_store(to + r * width + d, load_elements(dtype, from + r * stride, d, puna_min(HD - d, VEC_WIDTH)));
 }
 
-static int64_t first_visible(int64_t position, int64_t window) {
-    return window > 0 ? puna_max(0, position - window + 1) : 0;
+PUNA_INLINE void pack(const int32_t dtype, const tile *t, const head *kv, int64_t block, int64_t lo, int64_t hi, int64_t HD) {
+    pack_keys(dtype, t->k, kv->k + block * kv->stride, kv->stride, lo, hi, HD);
+    load_rows(dtype, t->v + lo * padded(HD), padded(HD), kv->v + (block + lo) * kv->stride, kv->stride, hi - lo, HD);
 }
 
-/* Rows [i0, i0 + rows) of a sequence's queries of key/value head h. */
-static void attend_tile(const job *j, const head *kv, int64_t s, int64_t h, int64_t i0, int64_t rows, float *memory) {
-    int64_t G = j->NH / j->NKV, HD = j->HD, width = padded(HD);
-    tile t;
-    t.q = memory, t.acc = t.q + ROWS * width, t.k = t.acc + ROWS * width, t.v = t.k + KEYS * width, t.s = t.v + KEYS * width;
-    vec scale = vec_set1(j->scale);
-    for (int64_t i = 0; i < rows; i++) {
-        int64_t token = (i0 + i) / G, head = h * G + (i0 + i) % G, position = kv->position + token;
-        load_rows(t.q + i * width, width, (const char *)(j->q + (kv->token + token) * j->q_stride + head * HD), 0,
-                  PUNA_DTYPE_F32, 1, HD);
-        for (int64_t d = 0; d < width; d += VEC_WIDTH) {
-            vec_store(t.q + i * width + d, vec_mul(vec_load(t.q + i * width + d), scale));
-            vec_store(t.acc + i * width + d, vec_zero());
-        }
-        t.m[i] = -INFINITY, t.l[i] = 0;
-        t.first[i] = first_visible(position, j->window);
-        t.end[i] = position + 1;
-    }
+/* ------------------------------------------------- a tile ------------------------------------------------------------ */
 
-    bool direct = j->dtype == PUNA_DTYPE_F32 && width == HD;
-    int64_t end = kv->position + (i0 + rows - 1) / G + 1; /* of the whole tile: first and end grow with the token */
-    int64_t first = first_visible(kv->position + i0 / G, j->window);
-    for (int64_t block = first / KEYS * KEYS; block < end; block += KEYS) {
-        for (int64_t i = 0; i < rows; i++) {
-            t.lo[i] = puna_min(puna_max(t.first[i] - block, 0), KEYS);
-            t.hi[i] = puna_max(puna_min(t.end[i] - block, KEYS), 0);
-            if (t.lo[i] >= t.hi[i]) t.lo[i] = t.hi[i] = 0;
-        }
-        const char *k = kv->k + block * kv->stride, *v = kv->v + block * kv->stride;
-        if (direct) {
-            attend_block(&t, rows, width, (const float *)k, (const float *)v, kv->stride / 4);
+/* The keys of the block that all of R rows see, and those that any of them sees; empty as [0, 0). */
+static void visible(const tile *t, int64_t i, int64_t R, int64_t *all_lo, int64_t *all_hi, int64_t *any_lo, int64_t *any_hi) {
+    *all_lo = 0, *all_hi = KEYS, *any_lo = KEYS, *any_hi = 0;
+    for (int64_t r = i; r < i + R; r++) {
+        *all_lo = puna_max(*all_lo, t->lo[r]), *all_hi = puna_min(*all_hi, t->hi[r]);
+        if (t->lo[r] < t->hi[r]) *any_lo = puna_min(*any_lo, t->lo[r]), *any_hi = puna_max(*any_hi, t->hi[r]);
+    }
+    if (*all_lo >= *all_hi) *all_lo = *all_hi = 0;
+    if (*any_lo >= *any_hi) *any_lo = *any_hi = 0;
+}
+
+static float *scores_of(const tile *t, int64_t i) { return t->s + i % SCORE_ROWS * KEYS; }
+
+/* The largest of s[from, end), whole vectors. */
+PUNA_INLINE float largest_score(const float *s, int64_t from, int64_t end) {
+    vec largest = vec_load(s + from);
+    for (int64_t j = from + VEC_WIDTH; j < end; j += VEC_WIDTH) largest = vec_max(largest, vec_load(s + j));
+    return vec_hmax(largest);
+}
+
+/* s[from, end) = exp(s - shift); returns their sum, lane by lane. */
+PUNA_INLINE vec weigh_scores(float *s, int64_t from, int64_t end, vec shift) {
+    vec sum = vec_zero();
+    for (int64_t j = from; j < end; j += VEC_WIDTH) {
+        vec p = vec_exp_weight(vec_sub(vec_load(s + j), shift));
+        vec_store(s + j, p);
+        sum = vec_add(sum, p);
+    }
+    return sum;
+}
+
+/* From the scores of rows [begin, rows) to weights: m and l move to the new maximum, and factor says how far acc has to. */
+static void weigh_block(tile *t, const sums *to, int64_t begin, int64_t rows) {
+    for (int64_t i = begin; i < rows; i++) {
+        float *s = scores_of(t, i);
+        int64_t lo = t->lo[i], hi = t->hi[i], from = lo / VEC_WIDTH * VEC_WIDTH, end = padded(hi);
+        if (hi - lo == KEYS) {
+            t->largest[i] = largest_score(s, 0, KEYS);
+        } else if (lo < hi) {
+            for (int64_t j = from; j < lo; j++) s[j] = -INFINITY; /* unseen: weight 0 */
+            for (int64_t j = hi; j < end; j++) s[j] = -INFINITY;
+            t->largest[i] = largest_score(s, from, end);
         } else {
-            int64_t lo = puna_max(first - block, 0), hi = puna_min(end - block, KEYS);
-            load_rows(t.k + lo * width, width, k + lo * kv->stride, kv->stride, j->dtype, hi - lo, HD);
-            load_rows(t.v + lo * width, width, v + lo * kv->stride, kv->stride, j->dtype, hi - lo, HD);
-            attend_block(&t, rows, width, t.k, t.v, width);
+            t->largest[i] = -INFINITY;
         }
     }
-
-    for (int64_t i = 0; i < rows; i++) {
-        int64_t token = (i0 + i) / G, head = h * G + (i0 + i) % G;
-        float *y = j->y + (kv->token + token) * j->y_stride + head * HD;
-        vec l = vec_set1(t.l[i]);
-        int64_t d = 0;
-        for (; d + VEC_WIDTH <= HD; d += VEC_WIDTH) vec_store(y + d, vec_div(vec_load(t.acc + i * width + d), l));
-        if (d < HD) vec_store_partial(y + d, vec_div(vec_load(t.acc + i * width + d), l), HD - d); /* tail of the head */
-        if (j->lse != NULL) j->lse[(s * j->NH + head) * j->T + token] = t.m[i] + logf(t.l[i]);
+    /* Nothing but -inf so far: weights of 0, not NaN. vec_max passes a NaN on that comes second. */
+    vec least = vec_set1(-FLT_MAX);
+    for (int64_t i = begin; i < rows; i += VEC_WIDTH) {
+        int64_t n = puna_min(VEC_WIDTH, rows - i);
+        vec m = vec_load_partial(to->m + i, n), largest = vec_max(m, vec_load_partial(t->largest + i, n));
+        vec shift = vec_max(least, largest);
+        vec_store_partial(t->factor + i, vec_exp_weight(vec_sub(m, shift)), n);
+        vec_store_partial(t->shift + i, shift, n);
+        vec_store_partial(to->m + i, largest, n);
+    }
+    for (int64_t i = begin; i < rows; i++) {
+        if (t->lo[i] >= t->hi[i]) continue;
+        float *s = scores_of(t, i), *l = to->l + i * VEC_WIDTH;
+        vec shift = vec_set1(t->shift[i]), sum;
+        if (t->hi[i] - t->lo[i] == KEYS) sum = weigh_scores(s, 0, KEYS, shift);
+        else sum = weigh_scores(s, t->lo[i] / VEC_WIDTH * VEC_WIDTH, padded(t->hi[i]), shift);
+        vec_store(l, vec_fma(vec_load(l), vec_set1(t->factor[i]), sum));
     }
 }
 
-static void run_share(void *arguments, int64_t share, int32_t thread) {
-    const job *j = arguments;
-    int64_t G = j->NH / j->NKV, units = j->tiles * j->NKV;
-    float *memory = (float *)j->workspace + thread * thread_floats(j->HD);
-    for (int64_t unit = share * units / j->shares; unit < (share + 1) * units / j->shares; unit++) {
-        int64_t h = unit % j->NKV, at = j->tiles - 1 - unit / j->NKV; /* the last tokens, which see most, first */
-        int64_t s = 0, token = 0;
-        for (;; s++) {
-            int64_t tiles = puna_ceil_div(sequence_rows(j, s) * G, j->tile_rows);
-            if (at < tiles) break;
-            at -= tiles;
-            token += sequence_rows(j, s);
+/* Takes the rows [begin, end) of a tile, at most SCORE_ROWS, through the block packed in k and v. */
+static void attend_block(tile *t, const sums *to, int64_t begin, int64_t end, int64_t HD) {
+    int64_t width = padded(HD), all_lo, all_hi, any_lo, any_hi;
+    for (int64_t i = begin, R; i < end; i += R) {
+        R = group_of(end - i);
+        visible(t, i, R, &all_lo, &all_hi, &any_lo, &any_hi);
+        int64_t from = any_lo / VEC_WIDTH * VEC_WIDTH;
+        product(R, scores_of(t, i) + from, KEYS, NULL, t->q + i * width, width, t->k + from, KEYS, HD, padded(any_hi) - from);
+    }
+    weigh_block(t, to, begin, end);
+    for (int64_t i = begin, R; i < end; i += R) {
+        R = group_of(end - i);
+        visible(t, i, R, &all_lo, &all_hi, &any_lo, &any_hi);
+        /* Each row's edges by themselves, in the order of the keys: before what all see, and behind it. */
+        for (int64_t r = i; r < i + R; r++) {
+            int64_t lo = t->lo[r], hi = all_lo < all_hi ? all_lo : t->hi[r];
+            if (lo >= hi) continue;
+            product(1, to->acc + r * width, width, t->factor + r, scores_of(t, r) + lo, KEYS, t->v + lo * width, width, hi - lo,
+                    width);
+            t->factor[r] = 1;
         }
-        head kv = head_of(j, s, h, token);
-        int64_t i0 = at * j->tile_rows, rows = puna_min(j->tile_rows, sequence_rows(j, s) * G - i0);
-        attend_tile(j, &kv, s, h, i0, rows, memory);
+        if (all_lo >= all_hi) continue;
+        product(R, to->acc + i * width, width, t->factor + i, scores_of(t, i) + all_lo, KEYS, t->v + all_lo * width, width,
+                all_hi - all_lo, width);
+        for (int64_t r = i; r < i + R; r++) {
+            t->factor[r] = 1;
+            if (all_hi < t->hi[r])
+                product(1, to->acc + r * width, width, t->factor + r, scores_of(t, r) + all_hi, KEYS, t->v + all_hi * width, width,
+                        t->hi[r] - all_hi, width);
+        }
+    }
+}
+
+/* to = the sums of the tile's rows over those of the keys [begin, end), within one stretch, that they see. */
+static void attend_stretch(const job *j, tile *t, const head *kv, const sums *to, int64_t rows, int64_t begin, int64_t end) {
+    int64_t width = padded(j->HD);
+    for (int64_t i = 0; i < rows; i++) to->m[i] = -INFINITY;
+    memset(to->l, 0, (size_t)(rows * VEC_WIDTH) * sizeof(float));
+    memset(to->acc, 0, (size_t)(rows * width) * sizeof(float));
+    for (int64_t block = begin / KEYS * KEYS; block < end; block += KEYS) {
+        for (int64_t i = 0; i < rows; i++) {
+            t->lo[i] = (int32_t)puna_min(puna_max(t->first[i] - block, 0), KEYS);
+            t->hi[i] = (int32_t)puna_max(puna_min(t->end[i] - block, KEYS), 0);
+            if (t->lo[i] >= t->hi[i]) t->lo[i] = t->hi[i] = 0;
+        }
+        int64_t lo = puna_max(begin - block, 0), hi = puna_min(end - block, KEYS);
+        if (j->dtype == PUNA_DTYPE_F32) pack(PUNA_DTYPE_F32, t, kv, block, lo, hi, j->HD);
+        else pack(PUNA_DTYPE_F16, t, kv, block, lo, hi, j->HD);
+        for (int64_t i = 0; i < rows; i += SCORE_ROWS) attend_block(t, to, i, puna_min(i + SCORE_ROWS, rows), j->HD);
+    }
+}
+
+/* Row i of whole takes up what it gathered in a stretch; its first one is copied. */
+static void merge_row(const sums *whole, const sums *stretch, int64_t i, int64_t width, bool first) {
+    float *l = whole->l + i * VEC_WIDTH, *acc = whole->acc + i * width;
+    const float *l_s = stretch->l + i * VEC_WIDTH, *acc_s = stretch->acc + i * width;
+    if (first) {
+        whole->m[i] = stretch->m[i];
+        memcpy(l, l_s, VEC_WIDTH * sizeof(float));
+        memcpy(acc, acc_s, (size_t)width * sizeof(float));
+        return;
+    }
+    vec m = vec_set1(whole->m[i]), m_s = vec_set1(stretch->m[i]), largest = vec_max(m, m_s);
+    vec shift = vec_max(vec_set1(-FLT_MAX), largest), f = vec_exp_weight(vec_sub(m, shift)), f_s = vec_exp_weight(vec_sub(m_s, shift));
+    vec_store_partial(whole->m + i, largest, 1);
+    vec_store(l, vec_fma(vec_load(l_s), f_s, vec_mul(vec_load(l), f)));
+    for (int64_t d = 0; d < width; d += VEC_WIDTH)
+        vec_store(acc + d, vec_fma(vec_load(acc_s + d), f_s, vec_mul(vec_load(acc + d), f)));
+}
+
+static void merge_tile(const tile *t, const sums *stretch, int64_t rows, int64_t width, int64_t begin) {
+    for (int64_t i = 0; i < rows; i++)
+        if (t->first[i] < begin + STRETCH && t->end[i] > begin)
+            merge_row(&t->whole, stretch, i, width, t->first[i] >= begin);
+}
+
+/* A piece of work: rows [i0, i0 + rows) of the queries of sequence s that read key/value head h, and the keys they see. */
+typedef struct unit {
+    head kv;
+    int64_t s, h, i0, rows, first, end, stretch, stretches;
+} unit;
+
+static int64_t stretches_of(const job *j, int64_t s) {
+    int64_t position = sequence_position(j, s), end = position + sequence_rows(j, s);
+    return puna_ceil_div(end, STRETCH) - first_visible(position, j->window) / STRETCH;
+}
+
+/* Unit at in the order sequence, head, tile, and stretch where those are shares. */
+static unit find_unit(const job *j, int64_t at) {
+    int64_t G = j->NH / j->NKV, token = 0, stretches = 1, tiles;
+    unit u = {.s = 0};
+    for (;; u.s++) {
+        if (j->partials > 0) stretches = stretches_of(j, u.s);
+        tiles = puna_ceil_div(sequence_rows(j, u.s) * G, j->tile_rows);
+        if (at < tiles * j->NKV * stretches) break;
+        at -= tiles * j->NKV * stretches;
+        token += sequence_rows(j, u.s);
+    }
+    u.stretch = at % stretches, u.stretches = stretches;
+    u.h = at / stretches / tiles;
+    u.i0 = at / stretches % tiles * j->tile_rows;
+    u.rows = puna_min(j->tile_rows, sequence_rows(j, u.s) * G - u.i0);
+    u.kv = head_of(j, u.s, u.h, token);
+    u.first = first_visible(u.kv.position + u.i0 / G, j->window); /* first and end grow with the token */
+    u.end = u.kv.position + (u.i0 + u.rows - 1) / G + 1;
+    return u;
+}
+
+/* Where stretch number u->stretch of its sequence begins. */
+static int64_t stretch_begin(const job *j, const unit *u) {
+    return (first_visible(u->kv.position, j->window) / STRETCH + u->stretch) * STRETCH;
+}
+
+static void find_keys(const job *j, const unit *u, tile *t) {
+    int64_t G = j->NH / j->NKV;
+    for (int64_t i = 0; i < u->rows; i++) {
+        int64_t position = u->kv.position + (u->i0 + i) / G;
+        t->first[i] = first_visible(position, j->window);
+        t->end[i] = position + 1;
+    }
+}
+
+static void load_queries(const job *j, const unit *u, tile *t) {
+    int64_t G = j->NH / j->NKV, HD = j->HD, width = padded(HD);
+    vec scale = vec_set1(j->scale);
+    for (int64_t i = 0; i < u->rows; i++) {
+        int64_t token = (u->i0 + i) / G, head = u->h * G + (u->i0 + i) % G;
+        const float *q = j->q + (u->kv.token + token) * j->q_stride + head * HD;
+        for (int64_t d = 0; d < HD; d += VEC_WIDTH)
+            vec_store(t->q + i * width + d,
+                      vec_mul(load_elements(PUNA_DTYPE_F32, (const char *)q, d, puna_min(HD - d, VEC_WIDTH)), scale));
+    }
+}
+
+static void store_results(const job *j, const unit *u, const tile *t) {
+    int64_t G = j->NH / j->NKV, HD = j->HD, width = padded(HD);
+    for (int64_t i = 0; i < u->rows; i++) {
+        int64_t token = (u->i0 + i) / G, head = u->h * G + (u->i0 + i) % G;
+        float *y = j->y + (u->kv.token + token) * j->y_stride + head * HD, *acc = t->whole.acc + i * width;
+        float sum = vec_hsum(vec_load(t->whole.l + i * VEC_WIDTH));
+        vec l = vec_set1(sum);
+        int64_t d = 0;
+        for (; d + VEC_WIDTH <= HD; d += VEC_WIDTH) vec_store(y + d, vec_div(vec_load(acc + d), l));
+        if (d < HD) vec_store_partial(y + d, vec_div(vec_load(acc + d), l), HD - d); /* tail of the head */
+        if (j->lse != NULL) j->lse[(u->s * j->NH + head) * j->T + token] = t->whole.m[i] + logf(sum);
+    }
+}
+
+/* ------------------------------------------------- shares ------------------------------------------------------------ */
+
+static float *memory_of(const job *j, int32_t thread) { return (float *)j->workspace + thread * thread_floats(j->HD); }
+
+/* Tiles with all their keys. The last tokens, which see most, come first. */
+static void tile_share(void *arguments, int64_t share, int32_t thread) {
+    const job *j = arguments;
+    int64_t width = padded(j->HD);
+    tile t = tile_at(memory_of(j, thread), width);
+    for (int64_t at = share * j->units / j->shares; at < (share + 1) * j->units / j->shares; at++) {
+        unit u = find_unit(j, j->units - 1 - at);
+        find_keys(j, &u, &t);
+        load_queries(j, &u, &t);
+        for (int64_t begin = u.first / STRETCH * STRETCH; begin < u.end; begin += STRETCH) {
+            int64_t first = puna_max(begin, u.first), end = puna_min(begin + STRETCH, u.end);
+            bool only = first == u.first && end == u.end; /* merging would copy */
+            attend_stretch(j, &t, &u.kv, only ? &t.whole : &t.stretch, u.rows, first, end);
+            if (!only) merge_tile(&t, &t.stretch, u.rows, width, begin);
+        }
+        store_results(j, &u, &t);
+    }
+}
+
+static sums partial_at(const job *j, int64_t at) {
+    return sums_at((float *)j->partial_sums + at * sums_floats(j->tile_rows, padded(j->HD)), j->tile_rows);
+}
+
+/* A stretch of a tile's keys. */
+static void stretch_share(void *arguments, int64_t share, int32_t thread) {
+    const job *j = arguments;
+    tile t = tile_at(memory_of(j, thread), padded(j->HD));
+    unit u = find_unit(j, j->first_unit + share);
+    sums to = partial_at(j, share);
+    int64_t begin = stretch_begin(j, &u), first = puna_max(begin, u.first), end = puna_min(begin + STRETCH, u.end);
+    find_keys(j, &u, &t);
+    load_queries(j, &u, &t);
+    attend_stretch(j, &t, &u.kv, &to, u.rows, first, end);
+}
+
+static void run_stretches(puna_context *context, job *j) {
+    tile t = tile_at(memory_of(j, 0), padded(j->HD)); /* its whole outlives the rounds */
+    for (j->first_unit = 0; j->first_unit < j->units; j->first_unit += j->partials) {
+        int64_t count = puna_min(j->partials, j->units - j->first_unit);
+        puna_parallel(context, count, stretch_share, j);
+        for (int64_t at = 0; at < count; at++) {
+            unit u = find_unit(j, j->first_unit + at);
+            sums stretch = partial_at(j, at);
+            find_keys(j, &u, &t);
+            merge_tile(&t, &stretch, u.rows, padded(j->HD), stretch_begin(j, &u));
+            if (u.stretch + 1 == u.stretches) store_results(j, &u, &t);
+        }
     }
 }
 
 enum { SHARE_CYCLES = 20000 }; /* some microseconds: far above what handing out a share costs */
 
-/* Tiles are as large as leaves a share for every thread; small ones go together in a share. */
+/* What packing a block's keys and values costs, in rows of a tile. */
+enum { PACKING_ROWS = 8 };
+
+/* Chooses the tiles and hands them out: as large as leaves several shares for every thread, small ones together in a share. */
 static void run(puna_context *context, job *j, void *workspace) {
-    int64_t G = j->NH / j->NKV;
-    double cycles = 0;
-    for (int64_t s = 0; s < j->count; s++) {
-        int64_t rows = sequence_rows(j, s), position = j->k != NULL ? j->S - j->T : j->sequences[s].position;
-        double seen = (double)position + (double)rows / 2;
-        if (j->window > 0 && seen > (double)j->window) seen = (double)j->window;
-        cycles += (double)(rows * j->NH) * (seen + 8) * (double)j->HD / VEC_WIDTH;
+    int64_t G = j->NH / j->NKV, stretches = 0;
+    double cycles, largest;
+    for (j->tile_rows = ROWS;; j->tile_rows = puna_max(SPLIT_ROWS, j->tile_rows / 2)) {
+        j->units = stretches = 0;
+        cycles = largest = 0;
+        for (int64_t s = 0; s < j->count; s++) {
+            int64_t rows = sequence_rows(j, s) * G, tiles = puna_ceil_div(rows, j->tile_rows);
+            double seen = (double)sequence_position(j, s) + (double)sequence_rows(j, s) / 2;
+            if (j->window > 0 && seen > (double)j->window) seen = (double)j->window;
+            double key_cycles = (seen + 8) * (double)j->HD / VEC_WIDTH;
+            largest = fmax(largest, key_cycles * (double)(puna_min(rows, j->tile_rows) + PACKING_ROWS));
+            cycles += key_cycles * (double)((rows + PACKING_ROWS * tiles) * j->NKV);
+            j->units += tiles * j->NKV;
+            stretches += tiles * j->NKV * stretches_of(j, s);
+        }
+        if (largest * 4 * context->threads <= cycles || context->threads == 1 || j->tile_rows == SPLIT_ROWS) break;
     }
-    for (j->tile_rows = ROWS;; j->tile_rows /= 2) {
-        j->tiles = 0;
-        for (int64_t s = 0; s < j->count; s++) j->tiles += puna_ceil_div(sequence_rows(j, s) * G, j->tile_rows);
-        if (j->tiles * j->NKV >= context->threads || j->tile_rows == 1) break;
-    }
-    int64_t worth = cycles / SHARE_CYCLES < 1e6 ? (int64_t)(cycles / SHARE_CYCLES) : 1000000;
-    j->shares = puna_max(1, puna_min(j->tiles * j->NKV, worth));
+    if (j->units == 0) return;
     j->workspace = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
-    puna_parallel(context, j->tiles == 0 ? 0 : j->shares, run_share, j);
+    int64_t worth = cycles / SHARE_CYCLES < 1e6 ? (int64_t)(cycles / SHARE_CYCLES) : 1000000;
+    if (worth > 1 && context->threads > 1 && largest * 4 * context->threads > cycles && stretches > j->units) {
+        j->units = stretches;
+        j->partial_sums = (char *)(memory_of(j, context->threads));
+        j->partials = context->threads * PARTIAL_ROWS / j->tile_rows;
+        run_stretches(context, j);
+    } else {
+        j->shares = puna_max(1, puna_min(j->units, worth));
+        puna_parallel(context, j->shares, tile_share, j);
+    }
 }
 
 int64_t PUNA_KERNEL(attention_workspace_size)(puna_context *context, int64_t NH, int64_t NKV, int64_t HD) {
     (void)NH, (void)NKV;
-    return context->threads * thread_floats(HD) * (int64_t)sizeof(float) + 63;
+    int64_t partials = context->threads > 1 ? sums_floats(PARTIAL_ROWS, padded(HD)) : 0;
+    return context->threads * (thread_floats(HD) + partials) * (int64_t)sizeof(float) + 63;
 }
 
 puna_status PUNA_KERNEL(attention_forward)(puna_context *context, float *y, int64_t y_stride, float *lse, const float *q,

@@ -58,6 +58,13 @@ PUNA_INLINE vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); 
 PUNA_INLINE vec vec_max(vec a, vec b) { return _mm512_max_ps(a, b); }
 PUNA_INLINE vec vec_min(vec a, vec b) { return _mm512_min_ps(a, b); }
 
+PUNA_INLINE vec vec_unpacklo2(vec a, vec b) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+PUNA_INLINE vec vec_unpackhi2(vec a, vec b) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+
 PUNA_INLINE __mmask16 vec_first(int64_t n) { return (__mmask16)((1u << n) - 1u); }
 PUNA_INLINE vec vec_load_partial(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(vec_first(n), p); }
 PUNA_INLINE void vec_store_partial(float *p, vec a, int64_t n) { _mm512_mask_storeu_ps(p, vec_first(n), a); }
@@ -110,6 +117,36 @@ PUNA_INLINE vec vec_pow2_halves(vec t, vec *rest) {
     __m512i half = _mm512_srai_epi32(n, 1), bias = _mm512_set1_epi32(127);
     *rest = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_sub_epi32(n, half), bias), 23));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(half, bias), 23));
+}
+/* p * 2^n where x is not below limit, else 0, for ordinary numbers p and results; n is held in the low bits of t. */
+PUNA_INLINE vec vec_mul_pow2(vec p, vec t, vec x, vec limit) {
+    __m512i n = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
+    return _mm512_castsi512_ps(_mm512_maskz_add_epi32(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), _mm512_castps_si512(p), n));
+}
+
+/* Rows become columns. */
+PUNA_INLINE void vec_transpose(vec a[VEC_WIDTH]) {
+    vec b[VEC_WIDTH];
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        a[i] = vec_unpacklo2(b[i], b[i + 2]);
+        a[i + 1] = vec_unpackhi2(b[i], b[i + 2]);
+        a[i + 2] = vec_unpacklo2(b[i + 1], b[i + 3]);
+        a[i + 3] = vec_unpackhi2(b[i + 1], b[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        b[i] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88);
+        b[i + 4] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xDD);
+        b[i + 8] = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88);
+        b[i + 12] = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xDD);
+    }
+    for (int i = 0; i < 8; i++) {
+        a[i] = _mm512_shuffle_f32x4(b[i], b[i + 8], 0x88);
+        a[i + 8] = _mm512_shuffle_f32x4(b[i], b[i + 8], 0xDD);
+    }
 }
 
 #elif defined(PUNA_VARIANT_AVX2)
@@ -176,12 +213,37 @@ PUNA_INLINE vec vec_load_i8(const int8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
+/* Rows become columns. */
+PUNA_INLINE void vec_transpose(vec a[VEC_WIDTH]) {
+    vec b[VEC_WIDTH];
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xEE);
+        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; i++) {
+        b[i] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
+        a[i + 4] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
+        a[i] = b[i];
+    }
+}
+
 /* 2^n as a product of two factors, for integers n in [-252, 254] held in the low bits of t = 1.5 * 2^23 + n. */
 PUNA_INLINE vec vec_pow2_halves(vec t, vec *rest) {
     __m256i n = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(0x4B400000));
     __m256i half = _mm256_srai_epi32(n, 1), bias = _mm256_set1_epi32(127);
     *rest = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(n, half), bias), 23));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
+}
+/* p * 2^n where x is not below limit, else 0, for ordinary numbers p and results; n is held in the low bits of t. */
+PUNA_INLINE vec vec_mul_pow2(vec p, vec t, vec x, vec limit) {
+    __m256i product = _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23));
+    return _mm256_and_ps(_mm256_castsi256_ps(product), _mm256_cmp_ps(x, limit, _CMP_NLT_UQ));
 }
 
 #elif defined(PUNA_VARIANT_BASELINE) && (defined(__x86_64__) || defined(_M_X64))
@@ -270,12 +332,20 @@ PUNA_INLINE vec vec_load_i8(const int8_t *p) {
     return _mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpacklo_epi16(words, words), 24));
 }
 
+/* Rows become columns. */
+PUNA_INLINE void vec_transpose(vec a[VEC_WIDTH]) { _MM_TRANSPOSE4_PS(a[0], a[1], a[2], a[3]); }
+
 /* 2^n as a product of two factors, for integers n in [-252, 254] held in the low bits of t = 1.5 * 2^23 + n. */
 PUNA_INLINE vec vec_pow2_halves(vec t, vec *rest) {
     __m128i n = _mm_sub_epi32(_mm_castps_si128(t), _mm_set1_epi32(0x4B400000));
     __m128i half = _mm_srai_epi32(n, 1), bias = _mm_set1_epi32(127);
     *rest = _mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(_mm_sub_epi32(n, half), bias), 23));
     return _mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(half, bias), 23));
+}
+/* p * 2^n where x is not below limit, else 0, for ordinary numbers p and results; n is held in the low bits of t. */
+PUNA_INLINE vec vec_mul_pow2(vec p, vec t, vec x, vec limit) {
+    __m128i product = _mm_add_epi32(_mm_castps_si128(p), _mm_slli_epi32(_mm_castps_si128(t), 23));
+    return _mm_and_ps(_mm_castsi128_ps(product), _mm_cmpnlt_ps(x, limit));
 }
 
 #elif defined(PUNA_VARIANT_BASELINE) && defined(__aarch64__)
@@ -346,12 +416,26 @@ PUNA_INLINE vec vec_load_i8(const int8_t *p) {
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(words)));
 }
 
+/* Rows become columns. */
+PUNA_INLINE void vec_transpose(vec a[VEC_WIDTH]) {
+    float32x4x2_t b = vtrnq_f32(a[0], a[1]), c = vtrnq_f32(a[2], a[3]);
+    for (int i = 0; i < 2; i++) {
+        a[i] = vcombine_f32(vget_low_f32(b.val[i]), vget_low_f32(c.val[i]));
+        a[i + 2] = vcombine_f32(vget_high_f32(b.val[i]), vget_high_f32(c.val[i]));
+    }
+}
+
 /* 2^n as a product of two factors, for integers n in [-252, 254] held in the low bits of t = 1.5 * 2^23 + n. */
 PUNA_INLINE vec vec_pow2_halves(vec t, vec *rest) {
     int32x4_t n = vsubq_s32(vreinterpretq_s32_f32(t), vdupq_n_s32(0x4B400000));
     int32x4_t half = vshrq_n_s32(n, 1), bias = vdupq_n_s32(127);
     *rest = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vsubq_s32(n, half), bias), 23));
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(half, bias), 23));
+}
+/* p * 2^n where x is not below limit, else 0, for ordinary numbers p and results; n is held in the low bits of t. */
+PUNA_INLINE vec vec_mul_pow2(vec p, vec t, vec x, vec limit) {
+    int32x4_t product = vaddq_s32(vreinterpretq_s32_f32(p), vshlq_n_s32(vreinterpretq_s32_f32(t), 23));
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_s32(product), vcltq_f32(x, limit)));
 }
 
 #else
@@ -379,14 +463,13 @@ PUNA_INLINE void vec_hsum8(float sums[8], const vec a[8]) {
 #endif
 
 /*
- * exp(x), at most 2 ulp from the true value: 0 below -103.98, subnormal above it as IEEE has it, infinite above 88.73, NaN
- * stays NaN. x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 is split so that n times its upper part is exact; exp(r) is a
- * minimax polynomial (relative error 0.012 * 2^-24 before rounding); 2^n is multiplied in two steps so that neither end
- * of the range needs a case of its own.
+ * exp(x) but for the power of two: x = n ln 2 + r with |r| <= ln 2 / 2, the result is exp(r), and t = 1.5 * 2^23 + n. ln 2 is
+ * split so that n times its upper part is exact; exp(r) is a minimax polynomial (relative error 0.012 * 2^-24 before rounding).
  */
-PUNA_INLINE vec vec_exp(vec x) {
-    x = vec_min(vec_set1(90.0f), vec_max(vec_set1(-110.0f), x)); /* both give x when x is NaN */
-    vec magic = vec_set1(12582912.0f), t = vec_fma(x, vec_set1(1.44269504f), magic), n = vec_sub(t, magic);
+PUNA_INLINE vec vec_exp_fraction(vec x, vec *t) {
+    vec magic = vec_set1(12582912.0f), n;
+    *t = vec_fma(x, vec_set1(1.44269504f), magic);
+    n = vec_sub(*t, magic);
     vec r = vec_fma(n, vec_set1(-0.693359375f), x);
     r = vec_fma(n, vec_set1(2.12194440e-4f), r);
     vec p = vec_set1(0x1.a1517cp-13f);
@@ -395,9 +478,26 @@ PUNA_INLINE vec vec_exp(vec x) {
     p = vec_fma(p, r, vec_set1(0x1.5554eap-5f));
     p = vec_fma(p, r, vec_set1(0x1.555556p-3f));
     p = vec_fma(p, r, vec_set1(0.5f));
-    p = vec_add(vec_fma(vec_mul(r, r), p, r), vec_set1(1.0f));
+    return vec_add(vec_fma(vec_mul(r, r), p, r), vec_set1(1.0f));
+}
+
+/*
+ * exp(x), at most 2 ulp from the true value: 0 below -103.98, subnormal above it as IEEE has it, infinite above 88.73, NaN
+ * stays NaN. The power of two is multiplied in two steps so that neither end of the range needs a case of its own.
+ */
+PUNA_INLINE vec vec_exp(vec x) {
+    vec t, p = vec_exp_fraction(vec_min(vec_set1(90.0f), vec_max(vec_set1(-110.0f), x)), &t); /* both give x when x is NaN */
     vec rest, half = vec_pow2_halves(t, &rest);
     return vec_mul(vec_mul(p, half), rest);
+}
+
+/*
+ * exp(x) of an x <= 0 or NaN as a weight beside exp(0): where it is below 2^-125 it is 0. No subnormal number comes about, each
+ * of which costs a hundred cycles on Intel's processors.
+ */
+PUNA_INLINE vec vec_exp_weight(vec x) {
+    vec t, p = vec_exp_fraction(x, &t);
+    return vec_mul_pow2(p, t, x, vec_set1(-86.5f));
 }
 
 #endif

@@ -32,6 +32,8 @@ static const int64_t attention_cases[][TEST_DIMENSIONS] = {
     {1, 64, 300, 8, 2, 64, 0, 1, 0}, {5, 3, 200, 2, 2, 128, 100, 0, 0},
     {1, 33, 33, 2, 1, 64, 0, 0, 1}, {1, 9, 70, 4, 1, 20, 0, 0, 1},
     {1, 40, 40, 2, 1, 64, 6, 0, 2},
+    {1, 3, 1300, 4, 2, 64, 0, 1, 0}, {2, 1, 1100, 8, 2, 80, 600, 1, 0}, {1, 210, 700, 6, 2, 64, 530, 1, 0},
+    {1, 1, 4000, 40, 1, 64, 0, 1, 0}, {1, 600, 600, 2, 2, 48, 0, 1, 1}, {1, 9, 1400, 4, 1, 20, 3, 1, 0},
 };
 
 /* special 1: keys 3 and 4 have an infinite element, so scores are infinite of either sign or not numbers, all in due course. */
@@ -79,8 +81,8 @@ static double attention_flops(const int64_t *d) {
 }
 
 static const int64_t attention_benchmarks[][TEST_DIMENSIONS] = {
-    {1, 512, 512, 32, 8, 64}, {1, 512, 512, 32, 8, 128}, {1, 128, 2048, 32, 4, 64}, {1, 1, 2048, 32, 8, 128},
-    {1, 1, 2048, 32, 32, 64},
+    {1, 512, 512, 32, 8, 128}, {1, 2048, 2048, 32, 8, 128}, {1, 8192, 8192, 32, 8, 128}, {1, 512, 512, 32, 8, 48},
+    {1, 512, 512, 32, 8, 64}, {1, 512, 512, 32, 8, 80}, {1, 512, 512, 32, 8, 96}, {1, 128, 2048, 32, 4, 64},
 };
 
 const test_op test_attention = {
@@ -155,9 +157,23 @@ static puna_status cached_call(puna_context *context, const int64_t *d, const te
                                          scale_of(d[WIDTH]), b[5].data, b[5].bytes);
 }
 
+/* Of one layer's keys and values; rows of a sequence share them. */
+static double cached_traffic(const int64_t *d) {
+    double keys = 0;
+    for (int s = 0; s < SEQUENCES; s++)
+        if (d[SEQUENCE + 2 * s] > 0) keys += (double)(d[SEQUENCE + 2 * s] + d[SEQUENCE + 2 * s + 1]);
+    return keys * 2 * (double)((d[HEADS_CODE] % 100) * puna_row_bytes((int32_t)d[DTYPE], d[WIDTH]));
+}
+
+static const int64_t cached_benchmarks[][TEST_DIMENSIONS] = {
+    {F32, 3208, 128, 0, 1, 8191}, {F16, 3208, 128, 0, 1, 8191}, {F16, 3232, 128, 0, 1, 4095}, {F16, 3204, 64, 0, 1, 2047},
+    {F16, 3208, 128, 0, 1, 2047, 1, 4095, 1, 1023},
+};
+
 const test_op test_attention_cached = {
     "attention_cached_forward", "dtype heads HD window rows0 position0 rows1 position1 rows2 position2", cached_cases,
-    TEST_COUNT(cached_cases), cached_buffers, cached_call, NULL, NULL, NULL, 0,
+    TEST_COUNT(cached_cases), cached_buffers, cached_call, NULL, cached_traffic, cached_benchmarks,
+    TEST_COUNT(cached_benchmarks),
 };
 
 static int append_buffers(puna_context *context, const int64_t *d, test_buffer *b) {
@@ -183,32 +199,35 @@ const test_op test_kv_append = {
 
 /* ------------------------------------------------- one prompt, cut differently ---------------------------------------- */
 
-enum { TOKENS = 75 };
+/* The second prompt is longer than the stretches that the keys of few rows are handed out in. */
+enum { TOKENS = 75, LONG = 1100 };
 
-static const struct { int64_t count, rows[8]; } cuts[] = {
-    {1, {75}}, {2, {1, 74}}, {3, {32, 1, 42}}, {5, {7, 13, 31, 23, 1}}, {8, {1, 1, 1, 1, 31, 33, 6, 1}},
+static const struct { int64_t tokens, count, rows[8]; } cuts[] = {
+    {TOKENS, 1, {75}}, {TOKENS, 2, {1, 74}}, {TOKENS, 3, {32, 1, 42}}, {TOKENS, 5, {7, 13, 31, 23, 1}},
+    {TOKENS, 8, {1, 1, 1, 1, 31, 33, 6, 1}}, {LONG, 2, {1099, 1}}, {LONG, 5, {511, 2, 510, 1, 76}}, {LONG, 3, {1030, 3, 67}},
 };
 
 /* A prompt by itself and another sequence's beside it, in pieces: the bits of y are those of puna_attention_forward. */
-static void check_cuts(puna_context *context, int64_t NH, int64_t NKV, int64_t HD, int64_t window) {
+static void check_cuts(puna_context *context, int64_t NH, int64_t NKV, int64_t HD, int64_t window, int64_t tokens) {
     enum { WORKSPACE = 8 << 20 };
     int64_t width = NH * HD, kv_width = NKV * HD;
-    test_buffer b[3] = {{.name = "q", .rows = TOKENS, .columns = width, .low = -4, .high = 4},
-                        {.name = "k", .rows = TOKENS, .columns = kv_width}, {.name = "v", .rows = TOKENS, .columns = kv_width}};
+    test_buffer b[3] = {{.name = "q", .rows = tokens, .columns = width, .low = -4, .high = 4},
+                        {.name = "k", .rows = tokens, .columns = kv_width}, {.name = "v", .rows = tokens, .columns = kv_width}};
     test_prepare(&test_attention, NULL, b, 3, true, TEST_GUARD_AFTER);
     const float *q = b[0].data, *k = b[1].data, *v = b[2].data;
-    float *whole = malloc((size_t)(TOKENS * width) * 4), *y = malloc((size_t)(2 * TOKENS * width) * 4);
-    float *cache = malloc((size_t)(2 * TOKENS * kv_width) * 4), *other = malloc((size_t)(2 * TOKENS * kv_width) * 4);
-    float *q2 = malloc((size_t)(2 * TOKENS * width) * 4), *kv2 = malloc((size_t)(4 * TOKENS * kv_width) * 4);
+    float *whole = malloc((size_t)(tokens * width) * 4), *y = malloc((size_t)(2 * tokens * width) * 4);
+    float *cache = malloc((size_t)(2 * tokens * kv_width) * 4), *other = malloc((size_t)(2 * tokens * kv_width) * 4);
+    float *q2 = malloc((size_t)(2 * tokens * width) * 4), *kv2 = malloc((size_t)(4 * tokens * kv_width) * 4);
     void *workspace = malloc(WORKSPACE);
-    CHECK(puna_attention_forward(context, whole, width, NULL, q, width, k, v, kv_width, 1, TOKENS, TOKENS, NH, NKV, HD, window,
+    CHECK(puna_attention_forward(context, whole, width, NULL, q, width, k, v, kv_width, 1, tokens, tokens, NH, NKV, HD, window,
                                  scale_of(HD), workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
     for (int c = 0; c < TEST_COUNT(cuts); c++) {
+        if (cuts[c].tokens != tokens) continue;
         for (int64_t piece = 0, at = 0; piece < cuts[c].count; at += cuts[c].rows[piece++]) {
             /* Each step advances this sequence by a piece, and before it another one by its only token. */
             int64_t rows = cuts[c].rows[piece];
-            puna_kv_sequence sequences[2] = {{other, TOKENS, 0, 1}, {cache, TOKENS, at, rows}};
-            float *k2 = kv2, *v2 = kv2 + 2 * TOKENS * kv_width;
+            puna_kv_sequence sequences[2] = {{other, tokens, 0, 1}, {cache, tokens, at, rows}};
+            float *k2 = kv2, *v2 = kv2 + 2 * tokens * kv_width;
             memcpy(q2, q + at * width, (size_t)width * 4);
             memcpy(q2 + width, q + at * width, (size_t)(rows * width) * 4);
             memcpy(k2, k, (size_t)kv_width * 4);
@@ -237,11 +256,13 @@ void test_attention_cuts(void) {
             if (puna_context_create(&options, NULL, &context) == PUNA_STATUS_UNSUPPORTED) continue;
             test_case("isa %d, %d threads", isas[i], threads[t]);
             for (int64_t window = 0; window <= 45; window += 15) {
-                check_cuts(context, 1, 1, 64, window);
-                check_cuts(context, 4, 4, 18, window);
-                check_cuts(context, 8, 1, 80, window);
-                check_cuts(context, 6, 2, 128, window);
+                check_cuts(context, 1, 1, 64, window, TOKENS);
+                check_cuts(context, 4, 4, 18, window, TOKENS);
+                check_cuts(context, 8, 1, 80, window, TOKENS);
+                check_cuts(context, 6, 2, 128, window, TOKENS);
             }
+            check_cuts(context, 4, 1, 128, 0, LONG);
+            check_cuts(context, 2, 2, 80, 700, LONG);
             puna_context_destroy(context);
         }
     }
