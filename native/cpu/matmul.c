@@ -76,7 +76,12 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
     for (int i = 0; i < R * G; i++) acc[i] = vec_zero();
     if (is_plain(dtype)) {
         int64_t k = 0;
-        for (; k + VEC_WIDTH <= K; k += VEC_WIDTH) multiply_step(dtype, R, G, acc, x + k, x_stride, w_g, k);
+        const int64_t size = dtype == PUNA_DTYPE_F32 ? 4 : 2;
+        for (; k + VEC_WIDTH <= K; k += VEC_WIDTH) {
+            if (R == 1 && k * size % 64 == 0) /* the next rows begin on pages that no hardware prefetcher looks at yet */
+                for (int g = 0; g < G; g++) __builtin_prefetch((const char *)w_g[g] + G * row_bytes + k * size, 0, 2);
+            multiply_step(dtype, R, G, acc, x + k, x_stride, w_g, k);
+        }
         if (k < K) { /* tail of the summed dimension */
             for (int g = 0; g < G; g++) {
                 vec w_k = plain_vec_partial(dtype, w_g[g], k, K - k);
