@@ -31,6 +31,18 @@
  *     owns it: 64-byte alignment is best, none is required, its content is undefined before and after.
  *   - It does not keep a pointer after it returns. No pointer to memory of the caller travels inside a struct, except where a
  *     cache does (puna_kv_sequence), so that a managed runtime can keep alive what it passes for as long as the call runs.
+ *
+ * ON A DEVICE WITH MEMORY OF ITS OWN (a context of PUNA_BACKEND_CUDA) the same calls mean the same, with these differences:
+ *   - Arrays of numbers (float *, weights, caches, workspaces) must be memory of puna_memory_allocate on that very context. What
+ *     steers a call is host memory on every context: structs, ids, positions, targets, the result of puna_argmax_forward and
+ *     of puna_squared_norm. Memory of the wrong place is PUNA_STATUS_INVALID_ARGUMENT.
+ *   - A call may return before the device has done what it asks; calls on one context are done in their order all the same, and
+ *     one that writes host memory waits. A failure of the device may so be told by a later call. One that the device cannot
+ *     recover from is told by every later call on the context, each with PUNA_STATUS_DEVICE_ERROR and the first sentence.
+ *   - The order of a sum may also depend on whether a step has more than a few rows (eight in a matrix product, sixteen of a
+ *     sequence in attention), for which another kernel serves. It is fixed otherwise: the same call gives the same bits.
+ *   - Workspaces are of no bytes: a context brings its own.
+ *   - Heads are at most 256 wide, else PUNA_STATUS_UNSUPPORTED.
  */
 #ifndef PUNA_H
 #define PUNA_H
@@ -138,16 +150,44 @@ typedef struct puna_context_options {
 
 /*
  * Opens a device. *context owns threads - 1 worker threads, which sleep between calls, until puna_context_destroy.
- * library: path of the backend's own shared library, zero-terminated; ignored (may be null) for the CPU.
- * PUNA_STATUS_UNSUPPORTED: the processor lacks the instruction set asked for, or the backend or its device is not there.
+ * library: path of the backend's own shared library, zero-terminated; ignored (may be null) for the CPU. It is opened with the
+ *          first context and stays open.
+ * PUNA_STATUS_UNSUPPORTED: the processor lacks the instruction set asked for, or the backend, its library, its driver or the
+ * device is not there: the sentence says which.
  */
 PUNA_API puna_status puna_context_create(const puna_context_options *options, const char *library, puna_context **context);
 
-/* Ends the threads and frees the context. Null is allowed. No call on the context may be running or follow. */
+/*
+ * Ends the threads and frees the context. Null is allowed. No call on the context may be running or follow, but
+ * puna_memory_free: memory that was allocated on the context outlives it, and the device is let go with the last of it.
+ */
 PUNA_API void puna_context_destroy(puna_context *context);
 
 /* Copies one line about the context ("cpu avx2, 2 threads") as puna_last_error does, and returns its length. */
 PUNA_API int64_t puna_context_describe(const puna_context *context, char *buffer, int64_t capacity);
+
+/*
+ * Allocates memory of the context's device, for use with this context alone. Its address is the device's: the host may neither
+ * read nor write it. Content is undefined, alignment 256 bytes.
+ *   bytes   at least 1
+ *   memory  receives the address; unchanged when the call fails
+ * PUNA_STATUS_UNSUPPORTED: the context computes on host memory (the CPU). PUNA_STATUS_OUT_OF_MEMORY: the sentence gives the bytes
+ * asked and the bytes free.
+ */
+PUNA_API puna_status puna_memory_allocate(puna_context *context, int64_t bytes, void **memory);
+
+/*
+ * Frees memory of puna_memory_allocate, after what was asked of it before. Null is allowed. The context may have been destroyed.
+ * No other call that uses the memory may be running or follow.
+ */
+PUNA_API puna_status puna_memory_free(puna_context *context, void *memory);
+
+/*
+ * Copies bytes, in the order of the context's calls. Either side, or both, is memory of this context's device; the other is host
+ * memory, of any kind. After it returns host memory may be reused, and holds what was asked for. Large copies to the device go
+ * through pinned memory, one piece being read while the one before travels. The two may not overlap.
+ */
+PUNA_API puna_status puna_memory_copy(puna_context *context, void *to, const void *from, int64_t bytes);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Rows

@@ -1,5 +1,6 @@
 #include "internal.h"
 
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -43,8 +44,7 @@ static puna_status check_options(const puna_context_options *options) {
         return puna_fail(invalid, "puna_context_create: backend is %d, expected 0 (CPU) or 1 (CUDA)", options->backend);
     if (options->device < 0)
         return puna_fail(invalid, "puna_context_create: device is %d, expected at least 0", options->device);
-    if (options->backend == PUNA_BACKEND_CUDA)
-        return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: this build has no CUDA backend (%s)", puna_build_info());
+    if (options->backend == PUNA_BACKEND_CUDA) return PUNA_STATUS_OK;
     if (options->device > 0)
         return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: device is %d, but the CPU is one device, 0",
                          options->device);
@@ -56,12 +56,46 @@ static puna_status check_options(const puna_context_options *options) {
     return PUNA_STATUS_OK;
 }
 
+/* The library stays open: drivers do not bear being unloaded, and opening it again only counts. */
+static puna_status open_backend(const char *library, const puna_backend **backend) {
+    if (library == NULL || library[0] == '\0')
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: the CUDA backend is a library of its own, libpuna_cuda, "
+                         "and no path was given");
+    void *handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+    if (handle == NULL) {
+        const char *words = dlerror();
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: %s", words != NULL ? words : library);
+    }
+    const puna_backend *found = dlsym(handle, PUNA_BACKEND_SYMBOL);
+    if (found == NULL)
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: %s is no libpuna_cuda: it has no " PUNA_BACKEND_SYMBOL,
+                         library);
+    if (found->abi != PUNA_ABI_VERSION || found->ops_bytes != (int64_t)sizeof(puna_ops))
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: %s was built for ABI %d with %lld bytes of operations, "
+                         "expected %d with %lld", library, found->abi, (long long)found->ops_bytes, PUNA_ABI_VERSION,
+                         (long long)sizeof(puna_ops));
+    *backend = found;
+    return PUNA_STATUS_OK;
+}
+
+static puna_status create_on_backend(const puna_context_options *options, const char *library, puna_context **context) {
+    const puna_backend *backend = NULL;
+    puna_status status = open_backend(library, &backend);
+    puna_context *made = NULL;
+    if (status == PUNA_STATUS_OK) status = backend->create(options, puna_fail, &made);
+    if (status != PUNA_STATUS_OK) return status;
+    made->backend = backend;
+    made->references = 1;
+    *context = made;
+    return PUNA_STATUS_OK;
+}
+
 puna_status puna_context_create(const puna_context_options *options, const char *library, puna_context **context) {
-    (void)library;
     if (options == NULL || context == NULL)
         return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "puna_context_create: %s is null",
                          options == NULL ? "options" : "context");
     puna_status status = check_options(options);
+    if (status == PUNA_STATUS_OK && options->backend != PUNA_BACKEND_CPU) return create_on_backend(options, library, context);
     const puna_ops *ops = NULL;
     if (status == PUNA_STATUS_OK) status = choose(options->isa, &ops);
     if (status != PUNA_STATUS_OK) return status;
@@ -85,13 +119,19 @@ puna_status puna_context_create(const puna_context_options *options, const char 
 
 void puna_context_destroy(puna_context *context) {
     if (context == NULL) return;
+    if (context->backend != NULL) {
+        puna_context_release(context);
+        return;
+    }
     puna_pool_destroy(context->pool);
     free(context);
 }
 
 int64_t puna_context_describe(const puna_context *context, char *buffer, int64_t capacity) {
-    char line[96] = "no context";
-    if (context != NULL)
+    char line[256] = "no context";
+    if (context != NULL && context->backend != NULL)
+        context->backend->describe(context, line, sizeof line);
+    else if (context != NULL)
         snprintf(line, sizeof line, "cpu %s, %d %s", context->ops->name, context->threads,
                  context->threads == 1 ? "thread" : "threads");
     return puna_copy_text(line, buffer, capacity);

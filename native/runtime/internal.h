@@ -85,10 +85,33 @@ typedef struct puna_ops {
                               double gradient_scale);
 } puna_ops;
 
+typedef struct puna_backend puna_backend;
+
 struct puna_context {
     const puna_ops *ops;
     puna_pool *pool; /* null: one thread                                                                            */
     int32_t threads;
+    const puna_backend *backend; /* null: the CPU, which computes on host memory                                    */
+    int64_t references;          /* with a backend: the caller's and one for every piece of memory; by runtime/memory.c */
+};
+
+/*
+ * What a backend's own library exports under the name PUNA_BACKEND_SYMBOL. Both sides must have been built from the same header
+ * and the same puna_ops, which abi and ops_bytes show. fail is puna_fail, which the library cannot reach by its name; it keeps it
+ * in its context. No function but destroy and describe may be called before create has succeeded.
+ */
+#define PUNA_BACKEND_SYMBOL "puna_cuda_backend"
+typedef puna_status (*puna_fail_function)(puna_status status, const char *format, ...);
+struct puna_backend {
+    int32_t abi;
+    int64_t ops_bytes;
+    puna_status (*create)(const puna_context_options *, puna_fail_function fail, puna_context **);
+    void (*destroy)(puna_context *);
+    void (*describe)(const puna_context *, char *line, size_t capacity);
+    puna_status (*allocate)(puna_context *, int64_t bytes, void **memory);
+    puna_status (*release)(puna_context *, void *memory);
+    /* Which sides are the device's; at least one is. */
+    puna_status (*copy)(puna_context *, void *to, bool to_device, const void *from, bool from_device, int64_t bytes);
 };
 
 extern const puna_ops puna_reference_ops;
@@ -124,6 +147,15 @@ void puna_pool_destroy(puna_pool *pool);
 /* Whether processor and operating system have PUNA_ISA_*, and how many processors this process may use (at least 1). */
 bool puna_cpu_has(int32_t isa);
 int32_t puna_cpu_count(void);
+
+/*
+ * Checks that bytes at pointer are memory the context computes on: of one piece that puna_memory_allocate gave on this context, or,
+ * on a context without memory of its own and where context is null, no byte of any device's.
+ */
+puna_status puna_check_place(const puna_context *context, const char *op, const char *name, const void *pointer, int64_t bytes);
+
+/* Gives a reference to a context of a backend back; the last one ends it. */
+void puna_context_release(puna_context *context);
 
 /* Copies text as puna_last_error does. */
 int64_t puna_copy_text(const char *text, char *buffer, int64_t capacity);

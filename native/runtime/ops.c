@@ -74,10 +74,11 @@ typedef struct area {
 
 /*
  * Checks a pointer to rows of columns elements of dtype, stride elements apart, and describes what it covers.
- * rows, columns >= 1, columns whole blocks; a stride other than columns is for plain types only.
+ * rows, columns >= 1, columns whole blocks; a stride other than columns is for plain types only. It must be memory of the
+ * context's device; context is null for what is host memory on every context.
  */
-static puna_status check_rows(const char *op, const char *name, const void *pointer, int32_t dtype, int64_t rows,
-                              int64_t columns, int64_t stride, area *out) {
+static puna_status check_rows(const puna_context *context, const char *op, const char *name, const void *pointer, int32_t dtype,
+                              int64_t rows, int64_t columns, int64_t stride, area *out) {
     puna_block block = puna_block_of(dtype);
     int64_t width, pitch, bytes;
     TRY(check_product(op, name, columns / block.elements, block.bytes, &width));
@@ -95,10 +96,11 @@ static puna_status check_rows(const char *op, const char *name, const void *poin
         return puna_fail(INVALID, "%s: %s of %" PRId64 " bytes at address 0x%" PRIxPTR " ends beyond the address space", op,
                          name, bytes, start);
     *out = (area){name, start, rows, width, pitch};
-    return OK;
+    return puna_check_place(context, op, name, pointer, bytes - pitch + width);
 }
 
-static puna_status check_bytes(const char *op, const char *name, const void *pointer, int64_t bytes, area *out) {
+static puna_status check_bytes(const puna_context *context, const char *op, const char *name, const void *pointer, int64_t bytes,
+                               area *out) {
     if (bytes == 0) {
         *out = (area){.name = name};
         return OK;
@@ -107,7 +109,7 @@ static puna_status check_bytes(const char *op, const char *name, const void *poi
     if ((uint64_t)bytes > UINTPTR_MAX - (uintptr_t)pointer)
         return puna_fail(INVALID, "%s: %s of %" PRId64 " bytes ends beyond the address space", op, name, bytes);
     *out = (area){name, (uintptr_t)pointer, 1, bytes, bytes};
-    return OK;
+    return puna_check_place(context, op, name, pointer, bytes);
 }
 
 /* Checks every value of an int32 array; pointer has been checked. */
@@ -154,8 +156,8 @@ puna_status puna_dequantize(puna_context *context, float *y, const void *w, int3
     TRY(check_at_least(op, "C", C, 1));
     TRY(check_blocks(op, "C", C, dtype));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, rows, C, C, &y_area));
-    TRY(check_rows(op, "w", w, dtype, rows, C, C, &w_area));
+    TRY(check_rows(context, op, "y", y, PUNA_DTYPE_F32, rows, C, C, &y_area));
+    TRY(check_rows(context, op, "w", w, dtype, rows, C, C, &w_area));
     TRY(check_apart(op, &y_area, &w_area));
     return context->ops->dequantize(context, y, w, dtype, rows, C);
 }
@@ -171,9 +173,9 @@ puna_status puna_embedding_forward(puna_context *context, float *y, const void *
     TRY(check_at_least(op, "C", C, 1));
     TRY(check_blocks(op, "C", C, dtype));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, rows, C, C, &y_area));
-    TRY(check_rows(op, "table", table, dtype, V, C, C, &table_area));
-    TRY(check_rows(op, "ids", ids, PUNA_DTYPE_F32, 1, rows, rows, &ids_area));
+    TRY(check_rows(context, op, "y", y, PUNA_DTYPE_F32, rows, C, C, &y_area));
+    TRY(check_rows(context, op, "table", table, dtype, V, C, C, &table_area));
+    TRY(check_rows(NULL, op, "ids", ids, PUNA_DTYPE_F32, 1, rows, rows, &ids_area));
     TRY(check_apart(op, &y_area, &table_area));
     TRY(check_apart(op, &y_area, &ids_area));
     TRY(check_values(op, "ids", ids, rows, V));
@@ -189,9 +191,9 @@ puna_status puna_embedding_backward(puna_context *context, float *dtable, const 
     TRY(check_at_least(op, "V", V, 1));
     TRY(check_at_least(op, "C", C, 1));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "dtable", dtable, PUNA_DTYPE_F32, V, C, C, &dtable_area));
-    TRY(check_rows(op, "ids", ids, PUNA_DTYPE_F32, 1, rows, rows, &ids_area));
-    TRY(check_rows(op, "dy", dy, PUNA_DTYPE_F32, rows, C, C, &dy_area));
+    TRY(check_rows(context, op, "dtable", dtable, PUNA_DTYPE_F32, V, C, C, &dtable_area));
+    TRY(check_rows(NULL, op, "ids", ids, PUNA_DTYPE_F32, 1, rows, rows, &ids_area));
+    TRY(check_rows(context, op, "dy", dy, PUNA_DTYPE_F32, rows, C, C, &dy_area));
     TRY(check_apart(op, &dtable_area, &ids_area));
     TRY(check_apart(op, &dtable_area, &dy_area));
     TRY(check_values(op, "ids", ids, rows, V));
@@ -209,10 +211,10 @@ puna_status puna_rmsnorm_forward(puna_context *context, float *y, float *rstd, c
     if (!(eps >= 0 && isfinite(eps)))
         return puna_fail(INVALID, "%s: eps is %g, expected a finite number, at least 0", op, (double)eps);
     if (rows == 0) return OK;
-    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, rows, C, C, &y_area));
-    if (rstd != NULL) TRY(check_rows(op, "rstd", rstd, PUNA_DTYPE_F32, 1, rows, rows, &rstd_area));
-    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, C, C, &x_area));
-    TRY(check_rows(op, "g", g, g_dtype, 1, C, C, &g_area));
+    TRY(check_rows(context, op, "y", y, PUNA_DTYPE_F32, rows, C, C, &y_area));
+    if (rstd != NULL) TRY(check_rows(context, op, "rstd", rstd, PUNA_DTYPE_F32, 1, rows, rows, &rstd_area));
+    TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, rows, C, C, &x_area));
+    TRY(check_rows(context, op, "g", g, g_dtype, 1, C, C, &g_area));
     TRY(check_alias(op, &y_area, &x_area));
     TRY(check_apart(op, &y_area, &g_area));
     TRY(check_apart(op, &rstd_area, &y_area));
@@ -231,12 +233,12 @@ puna_status puna_rmsnorm_backward(puna_context *context, float *dx, float *dg, c
     TRY(check_at_least(op, "C", C, 1));
     TRY(check_range(op, "accumulate", accumulate, 0, 1));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "dx", dx, PUNA_DTYPE_F32, rows, C, C, &dx_area));
-    if (dg != NULL) TRY(check_rows(op, "dg", dg, PUNA_DTYPE_F32, 1, C, C, &dg_area));
-    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, C, C, &x_area));
-    TRY(check_rows(op, "g", g, g_dtype, 1, C, C, &g_area));
-    TRY(check_rows(op, "rstd", rstd, PUNA_DTYPE_F32, 1, rows, rows, &rstd_area));
-    TRY(check_rows(op, "dy", dy, PUNA_DTYPE_F32, rows, C, C, &dy_area));
+    TRY(check_rows(context, op, "dx", dx, PUNA_DTYPE_F32, rows, C, C, &dx_area));
+    if (dg != NULL) TRY(check_rows(context, op, "dg", dg, PUNA_DTYPE_F32, 1, C, C, &dg_area));
+    TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, rows, C, C, &x_area));
+    TRY(check_rows(context, op, "g", g, g_dtype, 1, C, C, &g_area));
+    TRY(check_rows(context, op, "rstd", rstd, PUNA_DTYPE_F32, 1, rows, rows, &rstd_area));
+    TRY(check_rows(context, op, "dy", dy, PUNA_DTYPE_F32, rows, C, C, &dy_area));
     TRY(accumulate ? check_apart(op, &dx_area, &dy_area) : check_alias(op, &dx_area, &dy_area));
     TRY(check_apart(op, &dg_area, &dy_area));
     TRY(check_apart(op, &dg_area, &dx_area));
@@ -254,8 +256,8 @@ puna_status puna_add_forward(puna_context *context, float *y, const float *x, in
     TRY(check_context(op, context));
     TRY(check_at_least(op, "n", n, 0));
     if (n == 0) return OK;
-    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, 1, n, n, &y_area));
-    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, 1, n, n, &x_area));
+    TRY(check_rows(context, op, "y", y, PUNA_DTYPE_F32, 1, n, n, &y_area));
+    TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, 1, n, n, &x_area));
     TRY(check_apart(op, &y_area, &x_area));
     return context->ops->add_forward(context, y, x, n);
 }
@@ -270,9 +272,9 @@ puna_status puna_swiglu_forward(puna_context *context, float *y, int64_t y_strid
     TRY(check_stride(op, "y_stride", y_stride, FF));
     TRY(check_stride(op, "x_stride", x_stride, FF));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, rows, FF, y_stride, &y_area));
-    TRY(check_rows(op, "gate", gate, PUNA_DTYPE_F32, rows, FF, x_stride, &gate_area));
-    TRY(check_rows(op, "up", up, PUNA_DTYPE_F32, rows, FF, x_stride, &up_area));
+    TRY(check_rows(context, op, "y", y, PUNA_DTYPE_F32, rows, FF, y_stride, &y_area));
+    TRY(check_rows(context, op, "gate", gate, PUNA_DTYPE_F32, rows, FF, x_stride, &gate_area));
+    TRY(check_rows(context, op, "up", up, PUNA_DTYPE_F32, rows, FF, x_stride, &up_area));
     TRY(check_alias(op, &y_area, &gate_area));
     TRY(check_alias(op, &y_area, &up_area));
     return context->ops->swiglu_forward(context, y, y_stride, gate, up, x_stride, rows, FF);
@@ -290,11 +292,11 @@ puna_status puna_swiglu_backward(puna_context *context, float *dgate, float *dup
     TRY(check_stride(op, "x_stride", x_stride, FF));
     TRY(check_stride(op, "dy_stride", dy_stride, FF));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "dgate", dgate, PUNA_DTYPE_F32, rows, FF, dx_stride, &dgate_area));
-    TRY(check_rows(op, "dup", dup, PUNA_DTYPE_F32, rows, FF, dx_stride, &dup_area));
-    TRY(check_rows(op, "gate", gate, PUNA_DTYPE_F32, rows, FF, x_stride, &gate_area));
-    TRY(check_rows(op, "up", up, PUNA_DTYPE_F32, rows, FF, x_stride, &up_area));
-    TRY(check_rows(op, "dy", dy, PUNA_DTYPE_F32, rows, FF, dy_stride, &dy_area));
+    TRY(check_rows(context, op, "dgate", dgate, PUNA_DTYPE_F32, rows, FF, dx_stride, &dgate_area));
+    TRY(check_rows(context, op, "dup", dup, PUNA_DTYPE_F32, rows, FF, dx_stride, &dup_area));
+    TRY(check_rows(context, op, "gate", gate, PUNA_DTYPE_F32, rows, FF, x_stride, &gate_area));
+    TRY(check_rows(context, op, "up", up, PUNA_DTYPE_F32, rows, FF, x_stride, &up_area));
+    TRY(check_rows(context, op, "dy", dy, PUNA_DTYPE_F32, rows, FF, dy_stride, &dy_area));
     TRY(check_apart(op, &dup_area, &dgate_area));
     TRY(check_alias(op, &dgate_area, &gate_area));
     TRY(check_apart(op, &dgate_area, &up_area));
@@ -312,8 +314,8 @@ puna_status puna_log_softmax_forward(puna_context *context, float *y, const floa
     TRY(check_at_least(op, "rows", rows, 0));
     TRY(check_at_least(op, "V", V, 1));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, rows, V, V, &y_area));
-    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, V, V, &x_area));
+    TRY(check_rows(context, op, "y", y, PUNA_DTYPE_F32, rows, V, V, &y_area));
+    TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, rows, V, V, &x_area));
     TRY(check_alias(op, &y_area, &x_area));
     return context->ops->log_softmax_forward(context, y, x, rows, V);
 }
@@ -325,8 +327,8 @@ puna_status puna_argmax_forward(puna_context *context, int32_t *y, const float *
     TRY(check_at_least(op, "rows", rows, 0));
     TRY(check_range(op, "V", V, 1, INT32_MAX));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, 1, rows, rows, &y_area));
-    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, V, V, &x_area));
+    TRY(check_rows(NULL, op, "y", y, PUNA_DTYPE_F32, 1, rows, rows, &y_area));
+    TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, rows, V, V, &x_area));
     TRY(check_apart(op, &y_area, &x_area));
     return context->ops->argmax_forward(context, y, x, rows, V);
 }
@@ -347,9 +349,9 @@ puna_status puna_rope_table(puna_context *context, float *table, const float *fr
     TRY(check_head_width(op, HD));
     TRY(check_finite(op, "magnitude", magnitude));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "table", table, PUNA_DTYPE_F32, rows, HD, HD, &table_area));
-    TRY(check_rows(op, "frequencies", frequencies, PUNA_DTYPE_F32, 1, HD / 2, HD / 2, &frequencies_area));
-    TRY(check_rows(op, "positions", positions, PUNA_DTYPE_F32, 1, rows, rows, &positions_area));
+    TRY(check_rows(context, op, "table", table, PUNA_DTYPE_F32, rows, HD, HD, &table_area));
+    TRY(check_rows(context, op, "frequencies", frequencies, PUNA_DTYPE_F32, 1, HD / 2, HD / 2, &frequencies_area));
+    TRY(check_rows(NULL, op, "positions", positions, PUNA_DTYPE_F32, 1, rows, rows, &positions_area));
     TRY(check_apart(op, &table_area, &frequencies_area));
     TRY(check_apart(op, &table_area, &positions_area));
     TRY(check_values(op, "positions", positions, rows, (int64_t)INT32_MAX + 1));
@@ -370,8 +372,8 @@ static puna_status check_rope(const char *op, const puna_context *context, const
     TRY(check_product(op, "a row of heads", heads, HD, &width));
     TRY(check_stride(op, stride_name, x_stride, width));
     if (rows == 0) return OK;
-    TRY(check_rows(op, x_name, x, PUNA_DTYPE_F32, rows, width, x_stride, &x_area));
-    TRY(check_rows(op, "table", table, PUNA_DTYPE_F32, rows, HD, HD, &table_area));
+    TRY(check_rows(context, op, x_name, x, PUNA_DTYPE_F32, rows, width, x_stride, &x_area));
+    TRY(check_rows(context, op, "table", table, PUNA_DTYPE_F32, rows, HD, HD, &table_area));
     return check_apart(op, &x_area, &table_area);
 }
 
@@ -472,14 +474,14 @@ puna_status puna_matmul_forward(puna_context *context, const puna_matmul_product
             return puna_fail(INVALID, "%s: %s is not null, but count is %d", op, y[p] != NULL ? y_names[p] : w_names[p], count);
     if (rows == 0) return OK;
 
-    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, K, x_stride, &x_area));
+    TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, rows, K, x_stride, &x_area));
     for (int32_t p = 0; p < count; p++) {
-        TRY(check_rows(op, y_names[p], y[p], PUNA_DTYPE_F32, rows, products[p].N, products[p].y_stride, &y_area[p]));
-        TRY(check_rows(op, w_names[p], w[p], products[p].w_dtype, products[p].N, K, K, &w_area[p]));
+        TRY(check_rows(context, op, y_names[p], y[p], PUNA_DTYPE_F32, rows, products[p].N, products[p].y_stride, &y_area[p]));
+        TRY(check_rows(context, op, w_names[p], w[p], products[p].w_dtype, products[p].N, K, K, &w_area[p]));
     }
     int64_t wanted = matmul_workspace(context, products, count, rows, K, activations);
     TRY(check_at_least(op, "workspace_bytes", workspace_bytes, wanted));
-    TRY(check_bytes(op, "workspace", workspace, wanted, &workspace_area));
+    TRY(check_bytes(context, op, "workspace", workspace, wanted, &workspace_area));
     TRY(check_apart(op, &workspace_area, &x_area));
     for (int32_t p = 0; p < count; p++) {
         TRY(check_apart(op, &y_area[p], &x_area));
@@ -514,7 +516,7 @@ static puna_status check_gradient(const char *op, puna_context *context, const a
     area workspace_area;
     int64_t wanted = context->ops->matmul_backward_workspace_size(context);
     TRY(check_at_least(op, "workspace_bytes", workspace_bytes, wanted));
-    TRY(check_bytes(op, "workspace", workspace, wanted, &workspace_area));
+    TRY(check_bytes(context, op, "workspace", workspace, wanted, &workspace_area));
     TRY(check_apart(op, output, input));
     TRY(check_apart(op, output, dy));
     TRY(check_apart(op, &workspace_area, output));
@@ -537,9 +539,9 @@ puna_status puna_matmul_input_backward(puna_context *context, float *dx, int64_t
     TRY(check_stride(op, "dy_stride", dy_stride, N));
     TRY(check_at_least(op, "workspace_bytes", workspace_bytes, 0));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "dx", dx, PUNA_DTYPE_F32, rows, K, dx_stride, &dx_area));
-    TRY(check_rows(op, "w", w, w_dtype, N, K, K, &w_area));
-    TRY(check_rows(op, "dy", dy, PUNA_DTYPE_F32, rows, N, dy_stride, &dy_area));
+    TRY(check_rows(context, op, "dx", dx, PUNA_DTYPE_F32, rows, K, dx_stride, &dx_area));
+    TRY(check_rows(context, op, "w", w, w_dtype, N, K, K, &w_area));
+    TRY(check_rows(context, op, "dy", dy, PUNA_DTYPE_F32, rows, N, dy_stride, &dy_area));
     TRY(check_gradient(op, context, &dx_area, &w_area, &dy_area, workspace, workspace_bytes));
     return context->ops->matmul_input_backward(context, dx, dx_stride, w, w_dtype, dy, dy_stride, rows, N, K, accumulate,
                                                workspace);
@@ -558,9 +560,9 @@ puna_status puna_matmul_weight_backward(puna_context *context, float *dw, const 
     TRY(check_stride(op, "dy_stride", dy_stride, N));
     TRY(check_at_least(op, "workspace_bytes", workspace_bytes, 0));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "dw", dw, PUNA_DTYPE_F32, N, K, K, &dw_area));
-    TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, rows, K, x_stride, &x_area));
-    TRY(check_rows(op, "dy", dy, PUNA_DTYPE_F32, rows, N, dy_stride, &dy_area));
+    TRY(check_rows(context, op, "dw", dw, PUNA_DTYPE_F32, N, K, K, &dw_area));
+    TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, rows, K, x_stride, &x_area));
+    TRY(check_rows(context, op, "dy", dy, PUNA_DTYPE_F32, rows, N, dy_stride, &dy_area));
     TRY(check_gradient(op, context, &dw_area, &x_area, &dy_area, workspace, workspace_bytes));
     return context->ops->matmul_weight_backward(context, dw, x, x_stride, dy, dy_stride, rows, N, K, workspace);
 }
@@ -609,14 +611,14 @@ puna_status puna_attention_forward(puna_context *context, float *y, int64_t y_st
     TRY(check_product(op, "lse", q_rows, NH, &lse_elements));
     if (q_rows == 0) return OK;
 
-    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, q_rows, NH * HD, y_stride, &y_area));
-    if (lse != NULL) TRY(check_rows(op, "lse", lse, PUNA_DTYPE_F32, 1, lse_elements, lse_elements, &lse_area));
-    TRY(check_rows(op, "q", q, PUNA_DTYPE_F32, q_rows, NH * HD, q_stride, &q_area));
-    TRY(check_rows(op, "k", k, PUNA_DTYPE_F32, kv_rows, NKV * HD, kv_stride, &k_area));
-    TRY(check_rows(op, "v", v, PUNA_DTYPE_F32, kv_rows, NKV * HD, kv_stride, &v_area));
+    TRY(check_rows(context, op, "y", y, PUNA_DTYPE_F32, q_rows, NH * HD, y_stride, &y_area));
+    if (lse != NULL) TRY(check_rows(context, op, "lse", lse, PUNA_DTYPE_F32, 1, lse_elements, lse_elements, &lse_area));
+    TRY(check_rows(context, op, "q", q, PUNA_DTYPE_F32, q_rows, NH * HD, q_stride, &q_area));
+    TRY(check_rows(context, op, "k", k, PUNA_DTYPE_F32, kv_rows, NKV * HD, kv_stride, &k_area));
+    TRY(check_rows(context, op, "v", v, PUNA_DTYPE_F32, kv_rows, NKV * HD, kv_stride, &v_area));
     int64_t wanted = context->ops->attention_workspace_size(context, NH, NKV, HD);
     TRY(check_at_least(op, "workspace_bytes", workspace_bytes, wanted));
-    TRY(check_bytes(op, "workspace", workspace, wanted, &workspace_area));
+    TRY(check_bytes(context, op, "workspace", workspace, wanted, &workspace_area));
     const area *outputs[] = {&y_area, &lse_area, &workspace_area}, *inputs[] = {&q_area, &k_area, &v_area};
     for (int o = 0; o < 3; o++) {
         for (int i = 0; i < 3; i++) TRY(check_apart(op, outputs[o], inputs[i]));
@@ -663,19 +665,19 @@ puna_status puna_attention_backward(puna_context *context, float *dq, int64_t dq
     if (kv_rows == 0) return OK;
 
     int64_t wanted = context->ops->attention_backward_workspace_size(context, NH, NKV, HD);
-    TRY(check_rows(op, "dk", dk, PUNA_DTYPE_F32, kv_rows, NKV * HD, dkv_stride, &outputs[1]));
-    TRY(check_rows(op, "dv", dv, PUNA_DTYPE_F32, kv_rows, NKV * HD, dkv_stride, &outputs[2]));
+    TRY(check_rows(context, op, "dk", dk, PUNA_DTYPE_F32, kv_rows, NKV * HD, dkv_stride, &outputs[1]));
+    TRY(check_rows(context, op, "dv", dv, PUNA_DTYPE_F32, kv_rows, NKV * HD, dkv_stride, &outputs[2]));
     TRY(check_at_least(op, "workspace_bytes", workspace_bytes, wanted));
-    TRY(check_bytes(op, "workspace", workspace, wanted, &outputs[3]));
-    TRY(check_rows(op, "k", k, PUNA_DTYPE_F32, kv_rows, NKV * HD, kv_stride, &inputs[1]));
-    TRY(check_rows(op, "v", v, PUNA_DTYPE_F32, kv_rows, NKV * HD, kv_stride, &inputs[2]));
+    TRY(check_bytes(context, op, "workspace", workspace, wanted, &outputs[3]));
+    TRY(check_rows(context, op, "k", k, PUNA_DTYPE_F32, kv_rows, NKV * HD, kv_stride, &inputs[1]));
+    TRY(check_rows(context, op, "v", v, PUNA_DTYPE_F32, kv_rows, NKV * HD, kv_stride, &inputs[2]));
     outputs[0] = inputs[0] = inputs[3] = inputs[4] = inputs[5] = (area){.name = "nothing"}; /* T 0: keys that no row sees */
     if (q_rows > 0) {
-        TRY(check_rows(op, "dq", dq, PUNA_DTYPE_F32, q_rows, NH * HD, dq_stride, &outputs[0]));
-        TRY(check_rows(op, "q", q, PUNA_DTYPE_F32, q_rows, NH * HD, q_stride, &inputs[0]));
-        TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, q_rows, NH * HD, y_stride, &inputs[3]));
-        TRY(check_rows(op, "dy", dy, PUNA_DTYPE_F32, q_rows, NH * HD, dy_stride, &inputs[4]));
-        TRY(check_rows(op, "lse", lse, PUNA_DTYPE_F32, 1, lse_elements, lse_elements, &inputs[5]));
+        TRY(check_rows(context, op, "dq", dq, PUNA_DTYPE_F32, q_rows, NH * HD, dq_stride, &outputs[0]));
+        TRY(check_rows(context, op, "q", q, PUNA_DTYPE_F32, q_rows, NH * HD, q_stride, &inputs[0]));
+        TRY(check_rows(context, op, "y", y, PUNA_DTYPE_F32, q_rows, NH * HD, y_stride, &inputs[3]));
+        TRY(check_rows(context, op, "dy", dy, PUNA_DTYPE_F32, q_rows, NH * HD, dy_stride, &inputs[4]));
+        TRY(check_rows(context, op, "lse", lse, PUNA_DTYPE_F32, 1, lse_elements, lse_elements, &inputs[5]));
     }
     for (int o = 0; o < 4; o++) {
         for (int i = 0; i < 6; i++) TRY(check_apart(op, &outputs[o], &inputs[i]));
@@ -689,8 +691,8 @@ puna_status puna_attention_backward(puna_context *context, float *dq, int64_t dq
  * Checks the sequences of a step and their caches, up to and including the layer, and counts the step's rows. A cache may be
  * null only for a sequence without rows. Whether a cache overlaps an array is left to check_caches_apart.
  */
-static puna_status check_sequences(const char *op, const puna_kv_sequence *sequences, int32_t count, int32_t cache_dtype,
-                                   int64_t layer, int64_t NKV, int64_t HD, int64_t *rows) {
+static puna_status check_sequences(const puna_context *context, const char *op, const puna_kv_sequence *sequences, int32_t count,
+                                   int32_t cache_dtype, int64_t layer, int64_t NKV, int64_t HD, int64_t *rows) {
     TRY(check_at_least(op, "count", count, 0));
     TRY(check_dtype(op, "cache_dtype", cache_dtype, PUNA_DTYPE_F16 + 1));
     TRY(check_range(op, "layer", layer, 0, INT32_MAX));
@@ -710,7 +712,7 @@ static puna_status check_sequences(const char *op, const puna_kv_sequence *seque
         TRY(check_product(op, "a cache", (layer + 1) * 2, NKV, &heads));
         TRY(check_product(op, "a cache", heads, sequence->capacity, &cache_rows));
         if (sequence->rows > 0)
-            TRY(check_rows(op, "cache of a sequence", sequence->cache, cache_dtype, cache_rows, HD, HD, &cache));
+            TRY(check_rows(context, op, "cache of a sequence", sequence->cache, cache_dtype, cache_rows, HD, HD, &cache));
     }
     return OK;
 }
@@ -735,10 +737,10 @@ puna_status puna_kv_append(puna_context *context, const puna_kv_sequence *sequen
     TRY(check_context(op, context));
     TRY(check_heads(op, NKV, NKV, HD));
     TRY(check_stride(op, "kv_stride", kv_stride, NKV * HD));
-    TRY(check_sequences(op, sequences, count, cache_dtype, layer, NKV, HD, &rows));
+    TRY(check_sequences(context, op, sequences, count, cache_dtype, layer, NKV, HD, &rows));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "k", k, PUNA_DTYPE_F32, rows, NKV * HD, kv_stride, &k_area));
-    TRY(check_rows(op, "v", v, PUNA_DTYPE_F32, rows, NKV * HD, kv_stride, &v_area));
+    TRY(check_rows(context, op, "k", k, PUNA_DTYPE_F32, rows, NKV * HD, kv_stride, &k_area));
+    TRY(check_rows(context, op, "v", v, PUNA_DTYPE_F32, rows, NKV * HD, kv_stride, &v_area));
     TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &k_area));
     TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &v_area));
     return context->ops->kv_append(context, sequences, count, cache_dtype, layer, k, v, kv_stride, NKV, HD);
@@ -758,15 +760,15 @@ puna_status puna_attention_cached_forward(puna_context *context, float *y, int64
     TRY(check_stride(op, "y_stride", y_stride, NH * HD));
     TRY(check_stride(op, "q_stride", q_stride, NH * HD));
     TRY(check_at_least(op, "workspace_bytes", workspace_bytes, 0));
-    TRY(check_sequences(op, sequences, count, cache_dtype, layer, NKV, HD, &rows));
+    TRY(check_sequences(context, op, sequences, count, cache_dtype, layer, NKV, HD, &rows));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "y", y, PUNA_DTYPE_F32, rows, NH * HD, y_stride, &y_area));
-    TRY(check_rows(op, "q", q, PUNA_DTYPE_F32, rows, NH * HD, q_stride, &q_area));
+    TRY(check_rows(context, op, "y", y, PUNA_DTYPE_F32, rows, NH * HD, y_stride, &y_area));
+    TRY(check_rows(context, op, "q", q, PUNA_DTYPE_F32, rows, NH * HD, q_stride, &q_area));
     TRY(check_apart(op, &y_area, &q_area));
     TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &y_area));
     int64_t wanted = context->ops->attention_workspace_size(context, NH, NKV, HD);
     TRY(check_at_least(op, "workspace_bytes", workspace_bytes, wanted));
-    TRY(check_bytes(op, "workspace", workspace, wanted, &workspace_area));
+    TRY(check_bytes(context, op, "workspace", workspace, wanted, &workspace_area));
     TRY(check_apart(op, &workspace_area, &y_area));
     TRY(check_apart(op, &workspace_area, &q_area));
     TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &workspace_area));
@@ -786,10 +788,10 @@ puna_status puna_cross_entropy_forward_backward(puna_context *context, float *lo
     TRY(check_range(op, "V", V, 1, INT32_MAX));
     TRY(check_finite(op, "scale", scale));
     if (rows == 0) return OK;
-    TRY(check_rows(op, "losses", losses, PUNA_DTYPE_F32, 1, rows, rows, &losses_area));
-    if (dlogits != NULL) TRY(check_rows(op, "dlogits", dlogits, PUNA_DTYPE_F32, rows, V, V, &dlogits_area));
-    TRY(check_rows(op, "logits", logits, PUNA_DTYPE_F32, rows, V, V, &logits_area));
-    TRY(check_rows(op, "targets", targets, PUNA_DTYPE_F32, 1, rows, rows, &targets_area));
+    TRY(check_rows(context, op, "losses", losses, PUNA_DTYPE_F32, 1, rows, rows, &losses_area));
+    if (dlogits != NULL) TRY(check_rows(context, op, "dlogits", dlogits, PUNA_DTYPE_F32, rows, V, V, &dlogits_area));
+    TRY(check_rows(context, op, "logits", logits, PUNA_DTYPE_F32, rows, V, V, &logits_area));
+    TRY(check_rows(NULL, op, "targets", targets, PUNA_DTYPE_F32, 1, rows, rows, &targets_area));
     if (dlogits != NULL) TRY(check_alias(op, &dlogits_area, &logits_area));
     TRY(check_apart(op, &dlogits_area, &targets_area));
     TRY(check_apart(op, &losses_area, &logits_area));
@@ -807,10 +809,10 @@ puna_status puna_squared_norm(puna_context *context, double *result, const float
     area result_area, x_area = {.name = "x"};
     TRY(check_context(op, context));
     TRY(check_at_least(op, "n", n, 0));
-    TRY(check_bytes(op, "result", result, sizeof *result, &result_area));
+    TRY(check_bytes(NULL, op, "result", result, sizeof *result, &result_area));
     if ((uintptr_t)result % sizeof *result != 0)
         return puna_fail(INVALID, "%s: result is at address 0x%" PRIxPTR ", expected a multiple of 8", op, (uintptr_t)result);
-    if (n > 0) TRY(check_rows(op, "x", x, PUNA_DTYPE_F32, 1, n, n, &x_area));
+    if (n > 0) TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, 1, n, n, &x_area));
     TRY(check_apart(op, &result_area, &x_area));
     return context->ops->squared_norm(context, result, x, n);
 }
@@ -840,7 +842,7 @@ puna_status puna_adamw_step(puna_context *context, float *w, float *m, float *v,
         return puna_fail(INVALID, "%s: gradient_scale is %g, expected a finite number", op, gradient_scale);
     if (n == 0) return OK;
     for (int i = 0; i < 4; i++) {
-        TRY(check_rows(op, names[i], pointers[i], PUNA_DTYPE_F32, 1, n, n, &areas[i]));
+        TRY(check_rows(context, op, names[i], pointers[i], PUNA_DTYPE_F32, 1, n, n, &areas[i]));
         for (int other = 0; other < i; other++) TRY(check_apart(op, &areas[other], &areas[i]));
     }
     return context->ops->adamw_step(context, w, m, v, g, n, step, learning_rate, beta1, beta2, eps, weight_decay,

@@ -1,0 +1,145 @@
+/*
+ * Memory of devices: what is where. Every piece that any context gave out is listed here, so that an operation refuses memory of
+ * the wrong place instead of touching it. Addresses of devices and of the host are from one address space and never the same.
+ */
+#include "internal.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct piece {
+    uintptr_t start, end;
+    puna_context *context;
+} piece;
+
+static struct {
+    pthread_mutex_t mutex;
+    piece *pieces; /* in the order of their addresses; they do not overlap */
+    int64_t capacity;
+    atomic_llong count; /* written under the mutex; read without it to see that there is nothing to look for */
+} list = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+
+/* The first piece that ends behind address, or count. */
+static int64_t first_behind(uintptr_t address) {
+    int64_t low = 0, high = list.count;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (list.pieces[middle].end > address) high = middle;
+        else low = middle + 1;
+    }
+    return low;
+}
+
+enum { HOST, DEVICE, PARTLY };
+
+/* Where the bytes lie: all in one piece of context, none in any piece, or neither. */
+static int place_of(const puna_context *context, const void *pointer, int64_t bytes) {
+    if (atomic_load_explicit(&list.count, memory_order_acquire) == 0) return HOST;
+    uintptr_t start = (uintptr_t)pointer, end = start + (uintptr_t)bytes;
+    pthread_mutex_lock(&list.mutex);
+    int64_t at = first_behind(start);
+    int place = PARTLY;
+    if (at == list.count || list.pieces[at].start >= end) place = HOST;
+    else if (list.pieces[at].start <= start && list.pieces[at].end >= end && list.pieces[at].context == context) place = DEVICE;
+    pthread_mutex_unlock(&list.mutex);
+    return place;
+}
+
+puna_status puna_check_place(const puna_context *context, const char *op, const char *name, const void *pointer, int64_t bytes) {
+    bool device = context != NULL && context->backend != NULL;
+    if (place_of(context, pointer, bytes) == (device ? DEVICE : HOST)) return PUNA_STATUS_OK;
+    return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: %s, %" PRId64 " bytes at 0x%" PRIxPTR ", is not %s", op, name, bytes,
+                     (uintptr_t)pointer, device ? "memory of this context's device (puna_memory_allocate)" : "host memory");
+}
+
+void puna_context_release(puna_context *context) {
+    pthread_mutex_lock(&list.mutex);
+    bool last = --context->references == 0;
+    pthread_mutex_unlock(&list.mutex);
+    if (last) context->backend->destroy(context);
+}
+
+static puna_status insert(puna_context *context, void *memory, int64_t bytes) {
+    puna_status status = PUNA_STATUS_OK;
+    pthread_mutex_lock(&list.mutex);
+    if (list.count == list.capacity) {
+        int64_t capacity = list.capacity > 0 ? 2 * list.capacity : 64;
+        piece *larger = realloc(list.pieces, (size_t)capacity * sizeof *larger);
+        if (larger != NULL) list.pieces = larger, list.capacity = capacity;
+        else status = puna_fail(PUNA_STATUS_OUT_OF_MEMORY, "puna_memory_allocate: no host memory for a list of %" PRId64
+                                " allocations", capacity);
+    }
+    if (status == PUNA_STATUS_OK) {
+        int64_t at = first_behind((uintptr_t)memory);
+        memmove(list.pieces + at + 1, list.pieces + at, (size_t)(list.count - at) * sizeof *list.pieces);
+        list.pieces[at] = (piece){(uintptr_t)memory, (uintptr_t)memory + (uintptr_t)bytes, context};
+        context->references++;
+        atomic_fetch_add(&list.count, 1);
+    }
+    pthread_mutex_unlock(&list.mutex);
+    return status;
+}
+
+puna_status puna_memory_allocate(puna_context *context, int64_t bytes, void **memory) {
+    const char *op = "puna_memory_allocate";
+    if (context == NULL || memory == NULL)
+        return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: %s is null", op, context == NULL ? "context" : "memory");
+    if (bytes < 1) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: bytes is %" PRId64 ", expected at least 1", op, bytes);
+    if (context->backend == NULL)
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "%s: this context is a CPU, which computes on host memory", op);
+    void *made = NULL;
+    puna_status status = context->backend->allocate(context, bytes, &made);
+    if (status != PUNA_STATUS_OK) return status;
+    status = insert(context, made, bytes);
+    if (status != PUNA_STATUS_OK) {
+        context->backend->release(context, made);
+        return status;
+    }
+    *memory = made;
+    return PUNA_STATUS_OK;
+}
+
+/* The device's memory goes before its address leaves the list: another thread could be given the address at once. */
+puna_status puna_memory_free(puna_context *context, void *memory) {
+    const char *op = "puna_memory_free";
+    if (memory == NULL) return PUNA_STATUS_OK;
+    if (context == NULL) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: context is null", op);
+    pthread_mutex_lock(&list.mutex);
+    int64_t at = first_behind((uintptr_t)memory);
+    bool listed = at < list.count && list.pieces[at].start == (uintptr_t)memory && list.pieces[at].context == context;
+    puna_status status = PUNA_STATUS_OK;
+    if (listed) {
+        status = context->backend->release(context, memory);
+        memmove(list.pieces + at, list.pieces + at + 1, (size_t)(list.count - at - 1) * sizeof *list.pieces);
+        atomic_fetch_sub(&list.count, 1);
+    }
+    pthread_mutex_unlock(&list.mutex);
+    if (!listed)
+        return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: 0x%" PRIxPTR " is not memory that this context allocated", op,
+                         (uintptr_t)memory);
+    puna_context_release(context);
+    return status;
+}
+
+puna_status puna_memory_copy(puna_context *context, void *to, const void *from, int64_t bytes) {
+    const char *op = "puna_memory_copy";
+    if (context == NULL) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: context is null", op);
+    if (bytes < 0) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: bytes is %" PRId64 ", expected at least 0", op, bytes);
+    if (context->backend == NULL)
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "%s: this context is a CPU, which computes on host memory", op);
+    if (bytes == 0) return PUNA_STATUS_OK;
+    if (to == NULL || from == NULL)
+        return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: %s is null", op, to == NULL ? "to" : "from");
+    int to_place = place_of(context, to, bytes), from_place = place_of(context, from, bytes);
+    if (to_place == PARTLY || from_place == PARTLY || (to_place == HOST && from_place == HOST))
+        return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: %" PRId64 " bytes from 0x%" PRIxPTR " to 0x%" PRIxPTR ", expected one "
+                         "side or both inside one piece of this context's memory, and the other on the host", op, bytes,
+                         (uintptr_t)from, (uintptr_t)to);
+    uintptr_t low = (uintptr_t)to < (uintptr_t)from ? (uintptr_t)to : (uintptr_t)from;
+    uintptr_t high = (uintptr_t)to < (uintptr_t)from ? (uintptr_t)from : (uintptr_t)to;
+    if (high - low < (uintptr_t)bytes) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: to overlaps from", op);
+    return context->backend->copy(context, to, to_place == DEVICE, from, from_place == DEVICE, bytes);
+}
