@@ -14,6 +14,13 @@
 #include <stdint.h>
 #include <string.h>
 
+/* CUDA kernels decode with the same functions. */
+#if defined(__CUDACC__)
+#define PUNA_DECODE static inline __host__ __device__
+#else
+#define PUNA_DECODE static inline
+#endif
+
 #define PUNA_Q8_0_ELEMENTS 32
 #define PUNA_Q4_0_ELEMENTS 32
 #define PUNA_Q4_K_ELEMENTS 256
@@ -51,21 +58,21 @@ PUNA_STATIC_ASSERT(sizeof(puna_q4_k) == 144, "puna_q4_k");
 PUNA_STATIC_ASSERT(sizeof(puna_q6_k) == 210, "puna_q6_k");
 PUNA_STATIC_ASSERT(offsetof(puna_q6_k, d) == 208, "puna_q6_k");
 
-static inline float puna_f32_from_bits(uint32_t bits) {
+PUNA_DECODE float puna_f32_from_bits(uint32_t bits) {
     float value;
     memcpy(&value, &bits, 4);
     return value;
 }
 
-static inline uint32_t puna_f32_to_bits(float value) {
+PUNA_DECODE uint32_t puna_f32_to_bits(float value) {
     uint32_t bits;
     memcpy(&bits, &value, 4);
     return bits;
 }
 
-static inline float puna_bf16_to_f32(uint16_t h) { return puna_f32_from_bits((uint32_t)h << 16); }
+PUNA_DECODE float puna_bf16_to_f32(uint16_t h) { return puna_f32_from_bits((uint32_t)h << 16); }
 
-static inline float puna_f16_to_f32(uint16_t h) {
+PUNA_DECODE float puna_f16_to_f32(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 0x3FF;
     if (exponent == 31) return puna_f32_from_bits(sign | 0x7F800000 | fraction << 13);
     if (exponent > 0) return puna_f32_from_bits(sign | (exponent + 112) << 23 | fraction << 13);
@@ -74,7 +81,7 @@ static inline float puna_f16_to_f32(uint16_t h) {
 }
 
 /* Rounds to nearest, ties to even; too large becomes infinite, NaN stays NaN. */
-static inline uint16_t puna_f32_to_f16(float value) {
+PUNA_DECODE uint16_t puna_f32_to_f16(float value) {
     uint32_t bits = puna_f32_to_bits(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7FFFFFFF;
     if (magnitude > 0x7F800000) return (uint16_t)(sign | 0x7E00 | (magnitude >> 13 & 0x3FF));
     if (magnitude >= 0x47800000) return (uint16_t)(sign | 0x7C00); /* 2^16 and above */
@@ -92,7 +99,7 @@ static inline uint16_t puna_f32_to_f16(float value) {
  * Scale and min of the j-th 32 elements of a block, j < 8. The first four scales and mins are the low 6 bits of a byte each;
  * the others have 4 bits in the last four bytes and 2 on top of the first eight.
  */
-static inline void puna_q4_k_scale(const puna_q4_k *block, int j, int *scale, int *min) {
+PUNA_DECODE void puna_q4_k_scale(const puna_q4_k *block, int j, int *scale, int *min) {
     const uint8_t *s = block->scales;
     if (j < 4) {
         *scale = s[j] & 63;
@@ -103,21 +110,21 @@ static inline void puna_q4_k_scale(const puna_q4_k *block, int j, int *scale, in
     }
 }
 
-static inline float puna_q8_0_value(const puna_q8_0 *block, int i) { return puna_f16_to_f32(block->d) * (float)block->q[i]; }
+PUNA_DECODE float puna_q8_0_value(const puna_q8_0 *block, int i) { return puna_f16_to_f32(block->d) * (float)block->q[i]; }
 
-static inline float puna_q4_0_value(const puna_q4_0 *block, int i) {
+PUNA_DECODE float puna_q4_0_value(const puna_q4_0 *block, int i) {
     int q = i < 16 ? block->q[i] & 15 : block->q[i - 16] >> 4;
     return puna_f16_to_f32(block->d) * (float)(q - 8);
 }
 
-static inline float puna_q4_k_value(const puna_q4_k *block, int i) {
+PUNA_DECODE float puna_q4_k_value(const puna_q4_k *block, int i) {
     int byte = block->q[i / 64 * 32 + i % 32], q = i % 64 < 32 ? byte & 15 : byte >> 4, scale, min;
     puna_q4_k_scale(block, i / 32, &scale, &min);
     float product = puna_f16_to_f32(block->d) * (float)scale * (float)q; /* exact, contracted or not */
     return product - puna_f16_to_f32(block->m) * (float)min;
 }
 
-static inline float puna_q6_k_value(const puna_q6_k *block, int i) {
+PUNA_DECODE float puna_q6_k_value(const puna_q6_k *block, int i) {
     int half = i / 128, quarter = i % 128 / 32, at = i % 32;
     int low = block->low[64 * half + 32 * (quarter % 2) + at] >> (quarter / 2 * 4) & 15;
     int high = block->high[32 * half + at] >> (quarter * 2) & 3;
@@ -125,7 +132,7 @@ static inline float puna_q6_k_value(const puna_q6_k *block, int i) {
 }
 
 /* Element i of a row of dtype. */
-static inline float puna_value(const void *row, int32_t dtype, int64_t i) {
+PUNA_DECODE float puna_value(const void *row, int32_t dtype, int64_t i) {
     switch (dtype) {
     case PUNA_DTYPE_F32: return ((const float *)row)[i];
     case PUNA_DTYPE_F16: return puna_f16_to_f32(((const uint16_t *)row)[i]);
@@ -138,13 +145,13 @@ static inline float puna_value(const void *row, int32_t dtype, int64_t i) {
 }
 
 /* The largest integer that activations are rounded to. */
-static inline float puna_activations_top(int32_t activations) { return activations == PUNA_ACTIVATIONS_INT8 ? 127 : 32512; }
+PUNA_DECODE float puna_activations_top(int32_t activations) { return activations == PUNA_ACTIVATIONS_INT8 ? 127 : 32512; }
 
 /*
  * n activations rounded to integers up to top: q and the returned scale d so that x is near d * q, or d = NaN and q = 0 when an
  * element is NaN or infinite.
  */
-static inline float puna_quantize(int16_t *q, const float *x, int64_t n, float top) {
+PUNA_DECODE float puna_quantize(int16_t *q, const float *x, int64_t n, float top) {
     float largest = 0;
     bool finite = true;
     for (int64_t i = 0; i < n; i++) {

@@ -1,5 +1,6 @@
 /*
  * The kernels of one variant. Each file of native/reference is compiled once and each of native/cpu once per instruction set;
+ * native/cuda makes one more variant, in a library of its own.
  * PUNA_KERNEL gives a kernel's name the variant's prefix, so that all of them live in one library and meet in one table per
  * variant (table.c). Signatures and contracts are those of puna_ops in internal.h.
  */
@@ -20,6 +21,9 @@
 #elif defined(PUNA_VARIANT_AVX512)
 #define PUNA_VARIANT "avx512"
 #define PUNA_KERNEL(name) puna_cpu_avx512_##name
+#elif defined(PUNA_VARIANT_CUDA)
+#define PUNA_VARIANT "cuda"
+#define PUNA_KERNEL(name) puna_cuda_##name
 #else
 #error "compile this file through puna_kernels in CMakeLists.txt, which names its variant"
 #endif

@@ -95,6 +95,11 @@ void test_protect(test_memory memory) {
     if (mprotect(memory.mapping + page, memory.mapping_bytes - 2 * page, PROT_READ) != 0) give_up("mprotect");
 }
 
+static void unprotect(test_memory memory) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (mprotect(memory.mapping + page, memory.mapping_bytes - 2 * page, PROT_READ | PROT_WRITE) != 0) give_up("mprotect");
+}
+
 void test_free(test_memory memory) {
     if (memory.mapping != NULL) munmap(memory.mapping, memory.mapping_bytes);
 }
@@ -253,9 +258,33 @@ static void open_backend(int32_t isa, int32_t threads) {
     backend_count++;
 }
 
+const char *test_cuda_library;
+
+puna_status test_open_cuda(puna_context **context) {
+    puna_context_options options = {PUNA_BACKEND_CUDA, 0, 0, PUNA_ISA_AUTO};
+    return puna_context_create(&options, test_cuda_library, context);
+}
+
+/* Twice, so that a second run, with its memory elsewhere, is held against the bits of the first. */
+static void open_cuda(void) {
+    for (int32_t run = 1; run <= 2; run++) {
+        backend *b = &backends[backend_count++];
+        if (test_open_cuda(&b->context) != PUNA_STATUS_OK) {
+            printf("%s\n", test_last_error());
+            exit(2);
+        }
+        b->threads = run;
+        puna_context_describe(b->context, b->name, sizeof b->name);
+    }
+}
+
 static void open_backends(void) {
     if (backend_count > 0) return;
     open_backend(PUNA_ISA_REFERENCE, 1);
+    if (test_cuda_library != NULL) {
+        open_cuda();
+        return;
+    }
     const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512}, threads[] = {1, 2, 3, 7};
     for (int i = 0; i < 3; i++)
         for (int t = 0; t < 4; t++) open_backend(isas[i], threads[t]);
@@ -266,11 +295,39 @@ static void close_backends(void) {
     backend_count = 0;
 }
 
+/* What steers a call stays on the host: see puna.h. */
+static bool stays(const test_buffer *b) { return b->dtype == TEST_INT32 || b->dtype == TEST_F64 || b->bytes == 0; }
+
+static void to_device(puna_context *context, test_buffer *b, int count) {
+    for (int i = 0; i < count; i++) {
+        if (stays(&b[i]) || b[i].memory.mapping == NULL) continue;
+        b[i].host = b[i].data;
+        CHECK(puna_memory_allocate(context, b[i].bytes, &b[i].data) == PUNA_STATUS_OK &&
+              puna_memory_copy(context, b[i].data, b[i].host, b[i].bytes) == PUNA_STATUS_OK, "%s", test_last_error());
+    }
+    for (int i = 0; i < count; i++)
+        if (b[i].alias != NULL && b[i].memory.mapping == NULL && b[i].rows > 0) b[i].data = b[i].alias->data;
+}
+
+static void from_device(puna_context *context, test_buffer *b, int count) {
+    for (int i = 0; i < count; i++) {
+        if (b[i].host == NULL) continue;
+        if (b[i].role == TEST_INPUT) unprotect(b[i].memory);
+        CHECK(puna_memory_copy(context, b[i].host, b[i].data, b[i].bytes) == PUNA_STATUS_OK &&
+              puna_memory_free(context, b[i].data) == PUNA_STATUS_OK, "%s", test_last_error());
+        b[i].data = b[i].host;
+    }
+    for (int i = 0; i < count; i++)
+        if (b[i].alias != NULL && b[i].memory.mapping == NULL && b[i].rows > 0) b[i].data = b[i].alias->data;
+}
+
 static int run(const test_op *op, const backend *on, const int64_t *d, test_placement placement, test_buffer *b) {
     memset(b, 0, TEST_BUFFERS * sizeof *b);
     int count = op->buffers(on->context, d, b);
     test_prepare(op, d, b, count, on->isa == PUNA_ISA_REFERENCE, placement);
+    if (on->context->backend != NULL) to_device(on->context, b, count);
     puna_status status = op->call(on->context, d, b);
+    if (on->context->backend != NULL) from_device(on->context, b, count);
     CHECK(status == PUNA_STATUS_OK, "%s: status %d, %s", on->name, status, test_last_error());
     return count;
 }

@@ -6,7 +6,7 @@
  *   - every buffer flush against an unreadable page, after its end and in a second run before its start,
  *   - inputs in read-only memory, outputs filled with a pattern that padding between rows must keep,
  *   - 1, 2, 3 and 7 threads, whose bits must be identical.
- * The benchmark runs the same descriptions.
+ * The benchmark runs the same descriptions, and with --cuda LIBRARY the tests hold a CUDA device against the reference alike.
  *
  * To test an operation: write its test_op, declare it below, list it in test_ops (ops.c).
  */
@@ -82,6 +82,7 @@ struct test_buffer {
     void *data;
     int64_t bytes;
     test_memory memory;
+    void *host; /* while the operation runs on a device, data is the device's and this what was there before        */
 };
 
 typedef struct test_op {
@@ -106,6 +107,13 @@ typedef struct test_op {
 
 void test_op_against_reference(const test_op *op);
 
+/*
+ * From now on operations are held against the reference on a CUDA context of this library instead of the CPU's instruction sets:
+ * arrays of numbers are copied to the device and back. Without it, null.
+ */
+extern const char *test_cuda_library;
+puna_status test_open_cuda(puna_context **context);
+
 /* Allocates and fills the buffers of a case; seed decides the values. */
 void test_prepare(const test_op *op, const int64_t *d, test_buffer *b, int count, bool reference, test_placement placement);
 void test_release(test_buffer *b, int count);
@@ -128,5 +136,6 @@ void test_refusals(void);
 void test_matmul_rows(void);
 void test_attention_cuts(void);
 void test_gradients(void);
+void test_cuda(void);
 
 #endif

@@ -1,0 +1,171 @@
+/*
+ * The CUDA backend's seam: contexts and memory, and what libpuna finds in this library. Linked with the static runtime, so that a
+ * machine needs the driver alone; without it the runtime answers with an error, which becomes a sentence.
+ */
+#include "common.cuh"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool recovers(cudaError_t error) {
+    switch (error) {
+    case cudaErrorMemoryAllocation:
+    case cudaErrorInvalidValue:
+    case cudaErrorInvalidConfiguration:
+    case cudaErrorLaunchOutOfResources:
+    case cudaErrorNoKernelImageForDevice: return true;
+    default: return false;
+    }
+}
+
+puna_status cuda_failure(cuda_context *context, const char *op, cudaError_t error) {
+    cudaGetLastError(); /* what the runtime remembers of an error that passes */
+    if (!recovers(error))
+        snprintf(context->poison, sizeof context->poison, "%s on cuda:%d: %s (%s)", op, context->device, cudaGetErrorString(error),
+                 cudaGetErrorName(error));
+    if (error == cudaErrorMemoryAllocation)
+        return context->fail(PUNA_STATUS_OUT_OF_MEMORY, "%s: cuda:%d is out of memory", op, context->device);
+    return context->fail(PUNA_STATUS_DEVICE_ERROR, "%s: cuda:%d: %s (%s)%s", op, context->device, cudaGetErrorString(error),
+                         cudaGetErrorName(error), recovers(error) ? "" : "; this context is of no use any more");
+}
+
+/* Why there is no such device, in words that say what to do. */
+static puna_status no_device(puna_fail_function fail, int device, int count, cudaError_t error) {
+    const puna_status unsupported = PUNA_STATUS_UNSUPPORTED;
+    int driver = 0, runtime = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    if (error == cudaErrorInsufficientDriver && driver == 0)
+        return fail(unsupported, "puna_context_create: there is no CUDA driver on this machine; install NVIDIA's driver for CUDA "
+                    "%d.%d or later", runtime / 1000, runtime % 1000 / 10);
+    if (error == cudaErrorInsufficientDriver)
+        return fail(unsupported, "puna_context_create: the CUDA driver is too old: it serves CUDA %d.%d, and this library wants "
+                    "%d.%d; update NVIDIA's driver", driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
+        return fail(unsupported, "puna_context_create: the CUDA driver finds no device (CUDA_VISIBLE_DEVICES hides devices)");
+    if (error != cudaSuccess)
+        return fail(unsupported, "puna_context_create: the CUDA driver does not start: %s (%s)", cudaGetErrorString(error),
+                    cudaGetErrorName(error));
+    return fail(unsupported, "puna_context_create: there is no device cuda:%d, the last one is cuda:%d", device, count - 1);
+}
+
+static void destroy(puna_context *base) {
+    cuda_context *context = static_cast<cuda_context *>(base);
+    cudaSetDevice(context->device);
+    if (context->stream != nullptr) cudaStreamSynchronize(context->stream);
+    for (int i = 0; i < 2; i++) {
+        if (context->staging[i] != nullptr) cudaFreeHost(context->staging[i]);
+        if (context->staged[i] != nullptr) cudaEventDestroy(context->staged[i]);
+    }
+    if (context->results != nullptr) cudaFreeHost(context->results);
+    if (context->scratch != nullptr) cudaFree(context->scratch);
+    if (context->stream != nullptr) cudaStreamDestroy(context->stream);
+    cudaGetLastError();
+    pthread_mutex_destroy(&context->mutex);
+    free(context);
+}
+
+static cudaError_t set_up(cuda_context *context) {
+    cudaDeviceProp properties;
+    CUDA_TRY(cudaSetDevice(context->device));
+    CUDA_TRY(cudaGetDeviceProperties(&properties, context->device));
+    context->processors = properties.multiProcessorCount;
+    snprintf(context->name, sizeof context->name, "%s, sm_%d%d, %.1f GiB", properties.name, properties.major, properties.minor,
+             (double)properties.totalGlobalMem / (1 << 30));
+    CUDA_TRY(cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking));
+    CUDA_TRY(cudaMalloc((void **)&context->scratch, kScratchBytes));
+    CUDA_TRY(cudaHostAlloc(&context->results, kResultBytes, cudaHostAllocMapped));
+    CUDA_TRY(cudaHostGetDevicePointer(&context->results_on_device, context->results, 0));
+    for (int i = 0; i < 2; i++) CUDA_TRY(cudaEventCreateWithFlags(&context->staged[i], cudaEventDisableTiming));
+    return cudaSuccess;
+}
+
+static puna_status create(const puna_context_options *options, puna_fail_function fail, puna_context **out) {
+    int count = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess || options->device >= count) return no_device(fail, options->device, count, error);
+    cuda_context *context = (cuda_context *)calloc(1, sizeof *context);
+    if (context == nullptr) return fail(PUNA_STATUS_OUT_OF_MEMORY, "puna_context_create: no host memory for a context");
+    context->ops = &puna_cuda_ops;
+    context->threads = 1;
+    context->fail = fail;
+    context->device = options->device;
+    pthread_mutex_init(&context->mutex, nullptr);
+    error = set_up(context);
+    if (error != cudaSuccess) {
+        puna_status status = cuda_failure(context, "puna_context_create", error);
+        destroy(context);
+        return status;
+    }
+    *out = context;
+    return PUNA_STATUS_OK;
+}
+
+static void describe(const puna_context *base, char *line, size_t capacity) {
+    const cuda_context *context = static_cast<const cuda_context *>(base);
+    snprintf(line, capacity, "cuda:%d %s", context->device, context->name);
+}
+
+static puna_status allocate(puna_context *base, int64_t bytes, void **memory) {
+    size_t free_bytes = 0, all_bytes = 0;
+    bool refused = false;
+    puna_status status = run(base, "puna_memory_allocate", [&](cuda_context &) -> cudaError_t {
+        cudaError_t error = cudaMalloc(memory, (size_t)bytes);
+        if (error != cudaErrorMemoryAllocation) return error;
+        refused = true;
+        cudaGetLastError();
+        return cudaMemGetInfo(&free_bytes, &all_bytes);
+    });
+    if (status != PUNA_STATUS_OK || !refused) return status;
+    const cuda_context *context = static_cast<const cuda_context *>(base);
+    return context->fail(PUNA_STATUS_OUT_OF_MEMORY, "puna_memory_allocate: %lld bytes asked of cuda:%d, %zu of %zu are free",
+                         (long long)bytes, context->device, free_bytes, all_bytes);
+}
+
+/* cudaFree waits for the device, so that nothing that was queued before loses its memory. A poisoned context frees too. */
+static puna_status release(puna_context *base, void *memory) {
+    cuda_context *context = static_cast<cuda_context *>(base);
+    pthread_mutex_lock(&context->mutex);
+    cudaError_t error = cudaSetDevice(context->device);
+    if (error == cudaSuccess) error = cudaFree(memory);
+    bool known = context->poison[0] != '\0';
+    puna_status status = error == cudaSuccess || known ? PUNA_STATUS_OK : cuda_failure(context, "puna_memory_free", error);
+    pthread_mutex_unlock(&context->mutex);
+    return status;
+}
+
+/*
+ * Through two pinned buffers in turn: the host fills one, which means reading a file where the source is mapped, while the device
+ * fetches the other.
+ */
+static cudaError_t copy_staged(cuda_context &context, char *to, const char *from, int64_t bytes) {
+    for (int i = 0; i < 2; i++)
+        if (context.staging[i] == nullptr) CUDA_TRY(cudaMallocHost((void **)&context.staging[i], kStagingBytes));
+    for (int64_t at = 0, piece = 0; at < bytes; at += kStagingBytes, piece++) {
+        int i = (int)(piece % 2);
+        int64_t length = puna_min(kStagingBytes, bytes - at);
+        CUDA_TRY(cudaEventSynchronize(context.staged[i])); /* at once where nothing was recorded yet */
+        memcpy(context.staging[i], from + at, (size_t)length);
+        CUDA_TRY(cudaMemcpyAsync(to + at, context.staging[i], (size_t)length, cudaMemcpyHostToDevice, context.stream));
+        CUDA_TRY(cudaEventRecord(context.staged[i], context.stream));
+    }
+    return cudaSuccess;
+}
+
+static puna_status copy(puna_context *base, void *to, bool to_device, const void *from, bool from_device, int64_t bytes) {
+    return run(base, "puna_memory_copy", [=](cuda_context &context) -> cudaError_t {
+        if (to_device && !from_device && bytes > kStagingBytes / 16)
+            return copy_staged(context, (char *)to, (const char *)from, bytes);
+        cudaMemcpyKind kind = !to_device ? cudaMemcpyDeviceToHost : from_device ? cudaMemcpyDeviceToDevice : cudaMemcpyHostToDevice;
+        CUDA_TRY(cudaMemcpyAsync(to, from, (size_t)bytes, kind, context.stream));
+        /* Of a small copy from host memory too: the driver promises little about when it has read it. */
+        return to_device && from_device ? cudaSuccess : cudaStreamSynchronize(context.stream);
+    });
+}
+
+extern "C" {
+extern PUNA_API const puna_backend puna_cuda_backend;
+const puna_backend puna_cuda_backend = {PUNA_ABI_VERSION, (int64_t)sizeof(puna_ops), create,  destroy,
+                                        describe,         allocate,                  release, copy};
+}

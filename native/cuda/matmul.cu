@@ -1,0 +1,79 @@
+/*
+ * Up to eight rows: version 1, a warp for two rows of the weight, which it reads once, in its own type, for all rows of x. Lanes take
+ * eight elements each in turn, their sums meet in a butterfly. Bound by the weight's bytes if decoding keeps up; not measured. Next: one
+ * launch for the products of a call; a repacked layout of block types aligned to 16 bytes; x in shared memory.
+ * More rows: gemm.cuh.
+ */
+#include "gemm.cuh"
+
+int64_t PUNA_KERNEL(matmul_workspace_size)(puna_context *context, const puna_matmul_product *products, int32_t count,
+                                           int64_t rows, int64_t K) {
+    (void)context, (void)products, (void)count, (void)rows, (void)K;
+    return 0;
+}
+
+constexpr int kFewRows = 8, kColumns = 2, kWarps = 4;
+
+template <int kDtype, bool kVector, int kRows>
+static __global__ void __launch_bounds__(32 * kWarps)
+    few_rows(output out, const char *w, int64_t row_bytes, const float *x, int64_t x_stride, int rows, int64_t N, int64_t K) {
+    int64_t n0 = ((int64_t)blockIdx.x * kWarps + threadIdx.x / 32) * kColumns;
+    if (n0 >= N) return; /* the whole warp */
+    float sum[kRows][kColumns] = {};
+    for (int64_t k = threadIdx.x % 32 * 8; k < K; k += 32 * 8) {
+        float w_part[kColumns][8] = {};
+        for (int n = 0; n < kColumns; n++)
+            if (n0 + n < N) decode_eight<kDtype, kVector>(w + (n0 + n) * row_bytes, k, K, w_part[n]);
+        for (int r = 0; r < kRows; r++) {
+            if (r >= rows) break;
+            float x_part[8];
+            load_eight<kVector>(x + r * x_stride, k, K, x_part);
+            for (int n = 0; n < kColumns; n++)
+                for (int i = 0; i < 8; i++) sum[r][n] = fmaf(x_part[i], w_part[n][i], sum[r][n]);
+        }
+    }
+    for (int r = 0; r < kRows; r++) {
+        if (r >= rows) break;
+        for (int n = 0; n < kColumns; n++) {
+            float all = warp_reduce<sum_of>(sum[r][n]);
+            float *y = out.y + r * out.stride + n0 + n;
+            if (threadIdx.x % 32 == 0 && n0 + n < N) *y = out.accumulate ? *y + all : all;
+        }
+    }
+}
+
+template <int kDtype, bool kVector>
+static cudaError_t product(cuda_context &c, output out, const char *w, const float *x, int64_t x_stride, int64_t rows, int64_t N,
+                           int64_t K) {
+    int64_t row_bytes = puna_row_bytes(kDtype, K);
+    if (rows > kFewRows) {
+        constexpr bool rest = kDtype != PUNA_DTYPE_F16 && kDtype != PUNA_DTYPE_BF16;
+        row_loader<PUNA_DTYPE_F32, kVector> a = {(const char *)x, x_stride * (int64_t)sizeof(float), rows};
+        row_loader<kDtype, kVector> b = {w, row_bytes, N};
+        return launch_gemm<rest>(c, a, b, out, rows, N, K);
+    }
+    auto few = rows == 1 ? few_rows<kDtype, kVector, 1> : rows == 2 ? few_rows<kDtype, kVector, 2>
+               : rows <= 4 ? few_rows<kDtype, kVector, 4> : few_rows<kDtype, kVector, kFewRows>;
+    int64_t blocks = puna_ceil_div(N, kWarps * kColumns);
+    if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
+    return launch(c, few, (unsigned)blocks, 32 * kWarps, 0, out, w, row_bytes, x, x_stride, (int)rows, N, K);
+}
+
+puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul_product *products, int32_t count,
+                                        float *const y[], const void *const w[], const float *x, int64_t x_stride,
+                                        int64_t rows, int64_t K, void *workspace) {
+    (void)workspace;
+    return run(context, "puna_matmul_forward", [=](cuda_context &c) {
+        for (int32_t p = 0; p < count; p++) {
+            CUDA_TRY(for_dtype(products[p].w_dtype, [&](auto dtype) {
+                constexpr int kDtype = decltype(dtype)::value;
+                bool vector = K % 8 == 0 && aligned_rows(x, x_stride * 4) &&
+                              (kDtype >= PUNA_DTYPE_Q8_0 || aligned_rows(w[p], puna_row_bytes(kDtype, K)));
+                output out = {y[p], products[p].y_stride, products[p].accumulate};
+                return vector ? product<kDtype, true>(c, out, (const char *)w[p], x, x_stride, rows, products[p].N, K)
+                              : product<kDtype, false>(c, out, (const char *)w[p], x, x_stride, rows, products[p].N, K);
+            }));
+        }
+        return cudaSuccess;
+    });
+}

@@ -1,0 +1,32 @@
+/* Version 1: both gradients by gemm.cuh, with loaders that read columns. Not measured; what gemm.cuh says of its next versions holds. */
+#include "gemm.cuh"
+
+int64_t PUNA_KERNEL(matmul_backward_workspace_size)(puna_context *context) {
+    (void)context;
+    return 0;
+}
+
+puna_status PUNA_KERNEL(matmul_input_backward)(puna_context *context, float *dx, int64_t dx_stride, const void *w,
+                                               int32_t w_dtype, const float *dy, int64_t dy_stride, int64_t rows, int64_t N,
+                                               int64_t K, int32_t accumulate, void *workspace) {
+    (void)workspace;
+    return run(context, "puna_matmul_input_backward", [=](cuda_context &c) {
+        row_loader<PUNA_DTYPE_F32, false> a = {(const char *)dy, dy_stride * (int64_t)sizeof(float), rows};
+        output out = {dx, dx_stride, accumulate};
+        if (w_dtype == PUNA_DTYPE_F32)
+            return launch_gemm<true>(c, a, column_loader<PUNA_DTYPE_F32>{(const char *)w, K, K}, out, rows, K, N);
+        if (w_dtype == PUNA_DTYPE_F16)
+            return launch_gemm<false>(c, a, column_loader<PUNA_DTYPE_F16>{(const char *)w, K, K}, out, rows, K, N);
+        return launch_gemm<false>(c, a, column_loader<PUNA_DTYPE_BF16>{(const char *)w, K, K}, out, rows, K, N);
+    });
+}
+
+puna_status PUNA_KERNEL(matmul_weight_backward)(puna_context *context, float *dw, const float *x, int64_t x_stride,
+                                                const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K,
+                                                void *workspace) {
+    (void)workspace;
+    return run(context, "puna_matmul_weight_backward", [=](cuda_context &c) {
+        column_loader<PUNA_DTYPE_F32> a = {(const char *)dy, dy_stride, N}, b = {(const char *)x, x_stride, K};
+        return launch_gemm<true>(c, a, b, output{dw, K, 1}, N, K, rows);
+    });
+}

@@ -1,0 +1,57 @@
+/*
+ * The tensor cores, at the precision of F32: mma.sync.m16n8k8 multiplies TF32 numbers, which have 11 of F32's 24 significant bits.
+ * A number is split into the nearest TF32 and the nearest TF32 of the rest, 22 bits in all, and of the four products
+ * the one of the two rests is left out. F16 and BF16 numbers are TF32 numbers as they are and need no rest.
+ *
+ * The lane l of a warp has g = l / 4 and t = l % 4 and holds of
+ *   a (16, 8)  a[0] = (g, t)   a[1] = (g + 8, t)   a[2] = (g, t + 4)   a[3] = (g + 8, t + 4)
+ *   b (8, 8)   b[0] = (t, g)   b[1] = (t + 4, g)                                                     (k, n)
+ *   c (16, 8)  c[0] = (g, 2 t)   c[1] = (g, 2 t + 1)   c[2] = (g + 8, 2 t)   c[3] = (g + 8, 2 t + 1)
+ */
+#ifndef PUNA_CUDA_MMA_CUH
+#define PUNA_CUDA_MMA_CUH
+
+#include "common.cuh"
+
+struct split_tf32 {
+    uint32_t high, rest;
+};
+
+__device__ inline uint32_t nearest_tf32(float value) {
+#if defined(__CUDACC__)
+    uint32_t bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+    return bits;
+#else
+    return emulated_nearest_tf32(value);
+#endif
+}
+
+/* Of an infinity the rest is zero, not the NaN of a difference of infinities. */
+__device__ inline split_tf32 split(float value) {
+    uint32_t high = nearest_tf32(value);
+    float rest = value - puna_f32_from_bits(high);
+    return {high, isfinite(rest) ? nearest_tf32(rest) : 0u};
+}
+
+__device__ inline void mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+#if defined(__CUDACC__)
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    emulated_mma_tf32(c, a, b);
+#endif
+}
+
+/* c += a b, the small products first. kRestOfB false: b's numbers are TF32 numbers. */
+template <bool kRestOfB> __device__ void multiply(float c[4], const split_tf32 a[4], const split_tf32 b[2]) {
+    const uint32_t a_high[4] = {a[0].high, a[1].high, a[2].high, a[3].high};
+    const uint32_t a_rest[4] = {a[0].rest, a[1].rest, a[2].rest, a[3].rest};
+    const uint32_t b_high[2] = {b[0].high, b[1].high}, b_rest[2] = {b[0].rest, b[1].rest};
+    mma_tf32(c, a_rest, b_high);
+    if constexpr (kRestOfB) mma_tf32(c, a_high, b_rest);
+    mma_tf32(c, a_high, b_high);
+}
+
+#endif

@@ -1,0 +1,173 @@
+/*
+ * The CUDA backend's seam: how work is cut, a library that is not there or is another, and, through --cuda LIBRARY, contexts, memory
+ * and faults. Faults are those of the emulated device, which has them on demand.
+ */
+#include "test.h"
+
+#include "../cuda/attention_plan.h"
+
+#include <stdlib.h>
+
+static void plans(void) {
+    test_case("split plan");
+    const int64_t MB = 1 << 20;
+    CHECK(puna_cuda_split_keys(1, 32, 128, 64 * MB) == 128, "one key");
+    CHECK(puna_cuda_split_keys(16384, 32, 128, 64 * MB) == 128, "16k keys of 32 heads");
+    for (int64_t keys = 1; keys < 100000000; keys = keys * 3 + 1)
+        for (int64_t NH = 1; NH <= 128; NH *= 4)
+            for (int64_t HD = 1; HD <= 256; HD *= 4) {
+                int64_t split = puna_cuda_split_keys(keys, NH, HD, 64 * MB), row = puna_cuda_partial_bytes(NH, HD);
+                int64_t splits = puna_ceil_div(keys, split);
+                CHECK(split >= 128 && (split & (split - 1)) == 0, "%lld keys: stretches of %lld", (long long)keys, (long long)split);
+                CHECK(splits * row <= 64 * MB, "%lld stretches do not fit", (long long)splits);
+                CHECK(split == 128 || puna_ceil_div(keys, split / 2) * row > 64 * MB, "stretches of %lld would do", (long long)split / 2);
+            }
+    CHECK(puna_cuda_split_keys(1, 1, 256, 1000) == 0, "scratch for less than one stretch");
+    test_case("first key");
+    CHECK(puna_cuda_first_key(10, 0) == 0 && puna_cuda_first_key(10, 11) == 0 && puna_cuda_first_key(10, 10) == 1 &&
+          puna_cuda_first_key(10, 1) == 10, "windows at position 10");
+}
+
+/* context stays null, and the sentence has the words. */
+static void refused(const char *library, int32_t device, const char *words) {
+    puna_context_options options = {PUNA_BACKEND_CUDA, device, 0, 0};
+    puna_context *context = NULL;
+    puna_status status = puna_context_create(&options, library, &context);
+    CHECK(status == PUNA_STATUS_UNSUPPORTED && context == NULL, "%s: status %d", words, status);
+    CHECK(strstr(test_last_error(), words) != NULL, "'%s', expected '%s'", test_last_error(), words);
+    if (status == PUNA_STATUS_OK) puna_context_destroy(context);
+}
+
+static void no_library(void) {
+    test_case("no library");
+    refused(NULL, 0, "no path was given");
+    refused("", 0, "no path was given");
+    refused("/nowhere/libpuna_cuda.so", 0, "/nowhere/libpuna_cuda.so");
+    refused("libm.so.6", 0, "is no libpuna_cuda");
+}
+
+/* Memory of one place where that of another is wanted is refused, and nothing is touched. */
+static void places(puna_context *context) {
+    puna_context_options cpu_options = {PUNA_BACKEND_CPU, 0, 1, 0};
+    puna_context *cpu, *other;
+    float host[64] = {1, 2, 3}, back[64];
+    void *device = NULL, *elsewhere = NULL;
+    test_case("places");
+    if (!CHECK(puna_context_create(&cpu_options, NULL, &cpu) == PUNA_STATUS_OK && test_open_cuda(&other) == PUNA_STATUS_OK &&
+               puna_memory_allocate(context, sizeof host, &device) == PUNA_STATUS_OK &&
+               puna_memory_allocate(other, sizeof host, &elsewhere) == PUNA_STATUS_OK, "%s", test_last_error())) return;
+    const puna_status INVALID = PUNA_STATUS_INVALID_ARGUMENT;
+    float *on = device, *off = elsewhere;
+    CHECK(puna_memory_copy(context, on, host, sizeof host) == PUNA_STATUS_OK, "%s", test_last_error());
+    CHECK(puna_add_forward(context, on, host, 32) == INVALID && strstr(test_last_error(), "x, 128 bytes at") != NULL, "host x: %s",
+          test_last_error());
+    CHECK(puna_add_forward(context, host, on, 32) == INVALID, "host y");
+    CHECK(puna_add_forward(context, on, off, 32) == INVALID, "x of another context");
+    CHECK(puna_add_forward(context, on, on + 33, 32) == INVALID, "x beyond its allocation");
+    CHECK(puna_add_forward(cpu, host, on, 32) == INVALID && strstr(test_last_error(), "is not host memory") != NULL, "device x: %s",
+          test_last_error());
+    int32_t index;
+    CHECK(puna_argmax_forward(context, (int32_t *)on, on + 32, 1, 32) == INVALID, "index on the device");
+    CHECK(puna_argmax_forward(context, &index, on, 1, 64) == PUNA_STATUS_OK && index == 2, "%s", test_last_error());
+    CHECK(puna_add_forward(context, on, on + 32, 32) == PUNA_STATUS_OK, "%s", test_last_error());
+    CHECK(puna_memory_copy(context, back, on, sizeof back) == PUNA_STATUS_OK && memcmp(back, host, sizeof host) == 0, "what came back");
+
+    test_case("memory");
+    CHECK(puna_memory_allocate(cpu, 4, &elsewhere) == PUNA_STATUS_UNSUPPORTED, "a CPU's");
+    CHECK(puna_memory_allocate(context, 0, &elsewhere) == INVALID, "no bytes");
+    CHECK(puna_memory_allocate(context, INT64_MAX, &elsewhere) == PUNA_STATUS_OUT_OF_MEMORY &&
+          strstr(test_last_error(), "9223372036854775807 bytes asked") != NULL, "all there is: %s", test_last_error());
+    CHECK(elsewhere == off, "a failure wrote the address");
+    CHECK(puna_memory_copy(context, host, back, 4) == INVALID, "host to host");
+    CHECK(puna_memory_copy(context, on, on + 1, 8) == INVALID, "onto itself");
+    CHECK(puna_memory_copy(context, on, host, sizeof host + 1) == INVALID, "beyond");
+    CHECK(puna_memory_copy(context, on, off, 4) == INVALID, "from another context");
+    CHECK(puna_memory_copy(context, on, NULL, 4) == INVALID && puna_memory_copy(context, on, host, -1) == INVALID, "nothing");
+    CHECK(puna_memory_copy(context, NULL, NULL, 0) == PUNA_STATUS_OK, "no bytes");
+    CHECK(puna_memory_free(context, host) == INVALID && puna_memory_free(context, on + 1) == INVALID &&
+          puna_memory_free(other, on) == INVALID, "what was not allocated");
+    CHECK(puna_memory_free(context, on) == PUNA_STATUS_OK && puna_memory_free(context, on) == INVALID, "twice");
+    CHECK(puna_memory_free(context, NULL) == PUNA_STATUS_OK, "null");
+
+    /* A large copy goes in pieces; memory outlives its context. */
+    int64_t large = (40 << 20) + 12;
+    char *from = malloc((size_t)large), *to = malloc((size_t)large);
+    for (int64_t i = 0; i < large; i += 8) memcpy(from + i, &i, (size_t)puna_min(8, large - i));
+    CHECK(puna_memory_allocate(other, large, &device) == PUNA_STATUS_OK &&
+          puna_memory_copy(other, device, from, large) == PUNA_STATUS_OK &&
+          puna_memory_copy(other, to, device, large) == PUNA_STATUS_OK && memcmp(from, to, (size_t)large) == 0, "a large copy");
+    free(from), free(to);
+    puna_context_destroy(other);
+    CHECK(puna_add_forward(cpu, host, off, 32) == INVALID, "memory of a context that is gone");
+    CHECK(puna_memory_free(other, off) == PUNA_STATUS_OK && puna_memory_free(other, device) == PUNA_STATUS_OK, "freed after");
+    puna_context_destroy(cpu);
+}
+
+/* More rows than travel with one launch: ids, positions and targets in pieces, an index each. */
+static void many_rows(puna_context *context) {
+    enum { ROWS = 1100, V = 7 };
+    test_case("many rows");
+    float *table = malloc(sizeof(float) * ROWS * V), losses[ROWS];
+    int32_t ids[ROWS], best[ROWS];
+    void *device = NULL, *out = NULL;
+    for (int i = 0; i < ROWS * V; i++) table[i] = (float)(i % V == 3 + i / V % 2);
+    for (int r = 0; r < ROWS; r++) ids[r] = r % V;
+    CHECK(puna_memory_allocate(context, (int64_t)sizeof(float) * ROWS * V, &device) == PUNA_STATUS_OK &&
+          puna_memory_allocate(context, sizeof losses, &out) == PUNA_STATUS_OK &&
+          puna_memory_copy(context, device, table, (int64_t)sizeof(float) * ROWS * V) == PUNA_STATUS_OK &&
+          puna_argmax_forward(context, best, device, ROWS, V) == PUNA_STATUS_OK &&
+          puna_cross_entropy_forward_backward(context, out, NULL, device, ids, -1, 1, ROWS, V) == PUNA_STATUS_OK &&
+          puna_memory_copy(context, losses, out, sizeof losses) == PUNA_STATUS_OK, "%s", test_last_error());
+    for (int r = 0; r < ROWS; r++) {
+        float loss = logf(6 + expf(1)) - (ids[r] == 3 + r % 2 ? 1.0f : 0.0f);
+        if (!CHECK(best[r] == 3 + r % 2 && fabsf(losses[r] - loss) < 1e-5f, "row %d: %d, %g", r, best[r], (double)losses[r])) break;
+    }
+    CHECK(puna_memory_free(context, device) == PUNA_STATUS_OK && puna_memory_free(context, out) == PUNA_STATUS_OK, "free");
+    free(table);
+}
+
+static void faults(puna_context *context) {
+    test_case("faults");
+    setenv("PUNA_EMULATED_FAULT", "no-driver", 1);
+    refused(test_cuda_library, 0, "there is no CUDA driver on this machine");
+    setenv("PUNA_EMULATED_FAULT", "old-driver", 1);
+    refused(test_cuda_library, 0, "the CUDA driver is too old: it serves CUDA 11.4, and this library wants 13.0");
+    setenv("PUNA_EMULATED_FAULT", "no-device", 1);
+    refused(test_cuda_library, 0, "finds no device");
+    unsetenv("PUNA_EMULATED_FAULT");
+    refused(test_cuda_library, 1, "there is no device cuda:1, the last one is cuda:0");
+
+    void *memory = NULL, *more = NULL;
+    setenv("PUNA_EMULATED_FAULT", "memory", 1);
+    CHECK(puna_memory_allocate(context, 12345, &memory) == PUNA_STATUS_OUT_OF_MEMORY, "no status of memory");
+    CHECK(strstr(test_last_error(), "12345 bytes asked of cuda:0, 1048576 of 1073741824 are free") != NULL, "'%s'", test_last_error());
+    unsetenv("PUNA_EMULATED_FAULT");
+    CHECK(puna_memory_allocate(context, 64, &memory) == PUNA_STATUS_OK, "after a shortage: %s", test_last_error());
+    setenv("PUNA_EMULATED_FAULT", "illegal-address", 1);
+    float *y = memory;
+    CHECK(puna_add_forward(context, y, y + 8, 8) == PUNA_STATUS_DEVICE_ERROR, "an illegal address goes unnoticed");
+    CHECK(strstr(test_last_error(), "puna_add_forward: cuda:0") != NULL && strstr(test_last_error(), "cudaErrorIllegalAddress") != NULL,
+          "'%s'", test_last_error());
+    unsetenv("PUNA_EMULATED_FAULT");
+    float host[16];
+    CHECK(puna_memory_copy(context, host, y, sizeof host) == PUNA_STATUS_DEVICE_ERROR &&
+          strstr(test_last_error(), "the device failed before: puna_add_forward on cuda:0") != NULL, "later: '%s'", test_last_error());
+    CHECK(puna_memory_allocate(context, 64, &more) == PUNA_STATUS_DEVICE_ERROR, "memory of a device that failed");
+    CHECK(puna_memory_free(context, memory) == PUNA_STATUS_OK, "what it has can be freed: %s", test_last_error());
+}
+
+void test_cuda(void) {
+    plans();
+    no_library();
+    if (test_cuda_library == NULL) return;
+    puna_context *context;
+    test_case("a context");
+    if (!CHECK(test_open_cuda(&context) == PUNA_STATUS_OK, "%s", test_last_error())) return;
+    char line[256];
+    puna_context_describe(context, line, sizeof line);
+    CHECK(strncmp(line, "cuda:0 ", 7) == 0, "'%s'", line);
+    places(context);
+    many_rows(context);
+    if (strstr(line, "emulated") != NULL) faults(context);
+    puna_context_destroy(context);
+}

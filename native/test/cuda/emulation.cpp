@@ -1,0 +1,276 @@
+/* What cuda_runtime.h beside this file promises. */
+#include "cuda_runtime.h"
+
+#include <csetjmp>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+static std::recursive_mutex device; /* one kernel, copy or allocation at a time */
+static cudaError_t last_error;
+
+static bool fault(const char *name) {
+    const char *wanted = getenv("PUNA_EMULATED_FAULT");
+    return wanted != nullptr && strcmp(wanted, name) == 0;
+}
+
+[[noreturn]] static void die(const char *what) {
+    fprintf(stderr, "emulated device: %s, block (%u, %u, %u) thread %u\n", what, blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x);
+    abort();
+}
+
+/* ------------------------------------------------- memory ------------------------------------------------------------ */
+
+struct mapping {
+    char *start;
+    size_t bytes; /* with the unreadable page behind */
+};
+static std::map<void *, mapping> memory_map;
+static size_t page() { return (size_t)sysconf(_SC_PAGESIZE); }
+
+static void protect(int protection) {
+    for (auto &entry : memory_map) mprotect(entry.second.start, entry.second.bytes - page(), protection);
+}
+
+struct device_use {
+    std::lock_guard<std::recursive_mutex> lock{device};
+    device_use() { protect(PROT_READ | PROT_WRITE); }
+    ~device_use() { protect(PROT_NONE); }
+};
+
+cudaError_t cudaMalloc(void **memory, size_t bytes) {
+    std::lock_guard<std::recursive_mutex> lock(device);
+    size_t body = (bytes + page() - 1) / page() * page();
+    if (fault("memory") || bytes > (size_t)1 << 40) return last_error = cudaErrorMemoryAllocation;
+    void *start = mmap(nullptr, body + page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (start == MAP_FAILED) return last_error = cudaErrorMemoryAllocation;
+    *memory = (char *)start + body - bytes; /* less aligned than a device's: reads by 16 bytes must look */
+    memory_map[*memory] = {(char *)start, body + page()};
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *memory) {
+    std::lock_guard<std::recursive_mutex> lock(device);
+    auto at = memory_map.find(memory);
+    if (at == memory_map.end()) return last_error = cudaErrorInvalidValue;
+    munmap(at->second.start, at->second.bytes);
+    memory_map.erase(at);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
+    *free_bytes = 1 << 20, *all_bytes = 1 << 30;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+    device_use use;
+    memcpy(to, from, bytes);
+    return cudaSuccess;
+}
+
+/* ------------------------------------------------- devices and errors ------------------------------------------------ */
+
+cudaError_t cudaGetLastError() {
+    cudaError_t error = last_error;
+    if (error != cudaErrorIllegalAddress || !fault("illegal-address")) last_error = cudaSuccess; /* it stays, as on a device */
+    return error;
+}
+
+cudaError_t cudaGetDeviceCount(int *count) {
+    *count = 0;
+    if (fault("no-driver") || fault("old-driver")) return cudaErrorInsufficientDriver;
+    if (fault("no-device")) return cudaErrorNoDevice;
+    *count = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version) {
+    *version = fault("no-driver") ? 0 : fault("old-driver") ? 11040 : 13000;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version) {
+    *version = 13000;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int) {
+    *properties = {"emulated on one core", 0, 0, 4, (size_t)1 << 30};
+    return cudaSuccess;
+}
+
+const char *cudaGetErrorName(cudaError_t error) {
+    return error == cudaErrorIllegalAddress ? "cudaErrorIllegalAddress" : error == cudaErrorMemoryAllocation
+           ? "cudaErrorMemoryAllocation" : error == cudaErrorInvalidConfiguration ? "cudaErrorInvalidConfiguration" : "cudaError";
+}
+
+/* ------------------------------------------------- threads ----------------------------------------------------------- */
+
+enum state { READY, AT_WARP, AT_BLOCK, DONE };
+constexpr int kMostThreads = 1024;
+constexpr size_t kStack = 128 << 10;
+
+struct fiber {
+    ucontext_t start;
+    jmp_buf at;
+    bool started;
+    state where;
+    unsigned round; /* which of two exchange buffers comes next */
+};
+static fiber fibers[kMostThreads];
+static jmp_buf scheduler;
+static const std::function<void()> *body;
+static int current, block_or, block_or_next;
+static char *shared_memory;
+
+static void meet(state where) {
+    fibers[current].where = where;
+    if (_setjmp(fibers[current].at) == 0) _longjmp(scheduler, 1);
+}
+
+static void live() {
+    for (;;) {
+        (*body)();
+        meet(DONE);
+    }
+}
+
+static void resume(int thread) {
+    fiber &f = fibers[thread];
+    current = thread;
+    threadIdx.x = (unsigned)thread;
+    if (_setjmp(scheduler) != 0) return;
+    if (f.started) _longjmp(f.at, 1);
+    f.started = true;
+    getcontext(&f.start);
+    f.start.uc_stack.ss_sp = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    f.start.uc_stack.ss_size = kStack;
+    f.start.uc_link = nullptr;
+    makecontext(&f.start, live, 0);
+    setcontext(&f.start);
+}
+
+/* Runs a warp until its threads are all at a barrier of the block or done. */
+static void run_warp(int first, int end) {
+    for (;;) {
+        for (int t = first; t < end; t++)
+            if (fibers[t].where == READY) resume(t);
+        int waiting = 0;
+        for (int t = first; t < end; t++) waiting += fibers[t].where == AT_WARP;
+        if (waiting == 0) return;
+        if (waiting != 32) die("not all lanes of a warp reach its shuffle or product");
+        for (int t = first; t < end; t++) fibers[t].where = READY;
+    }
+}
+
+static void run_block(int threads, bool backwards) {
+    int warps = (threads + 31) / 32;
+    for (int t = 0; t < threads; t++) fibers[t].where = READY;
+    for (;;) {
+        for (int i = 0; i < warps; i++) {
+            int warp = backwards ? warps - 1 - i : i;
+            run_warp(32 * warp, std::min(32 * warp + 32, threads));
+        }
+        int waiting = 0, done = 0;
+        for (int t = 0; t < threads; t++) waiting += fibers[t].where == AT_BLOCK, done += fibers[t].where == DONE;
+        if (waiting == 0) return;
+        if (done > 0) die("a barrier that some threads of the block never reach");
+        block_or = block_or_next, block_or_next = 0;
+        for (int t = 0; t < threads; t++) fibers[t].where = READY;
+    }
+}
+
+void emulated_launch(dim3 grid, int threads, int64_t shared_bytes, const std::function<void()> &kernel) {
+    if (fault("illegal-address")) last_error = cudaErrorIllegalAddress;
+    if (last_error != cudaSuccess) return;
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535 || threads < 1 ||
+        threads > kMostThreads || shared_bytes > 99 << 10) {
+        last_error = cudaErrorInvalidConfiguration;
+        return;
+    }
+    device_use use;
+    void *mapped = nullptr;
+    size_t mapped_bytes = ((size_t)shared_bytes + page() - 1) / page() * page() + page();
+    if (shared_bytes > 0) { /* ends where an unreadable page begins, and is no number before it is written */
+        mapped = mmap(nullptr, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        mprotect((char *)mapped + mapped_bytes - page(), page(), PROT_NONE);
+        shared_memory = (char *)mapped + mapped_bytes - page() - shared_bytes;
+        memset(shared_memory, 0xFF, (size_t)shared_bytes);
+    }
+    body = &kernel;
+    gridDim = grid;
+    blockDim = dim3((unsigned)threads);
+    bool backwards = false;
+    for (blockIdx.z = 0; blockIdx.z < grid.z; blockIdx.z++)
+        for (blockIdx.y = 0; blockIdx.y < grid.y; blockIdx.y++)
+            for (blockIdx.x = 0; blockIdx.x < grid.x; blockIdx.x++, backwards = !backwards) run_block(threads, backwards);
+    if (mapped != nullptr) munmap(mapped, mapped_bytes);
+}
+
+void *emulated_shared() { return shared_memory; }
+void __syncthreads() { meet(AT_BLOCK); }
+
+int __syncthreads_or(int value) {
+    block_or_next |= value;
+    meet(AT_BLOCK);
+    return block_or;
+}
+
+/* ------------------------------------------------- warps ------------------------------------------------------------- */
+
+/* What the lanes of each warp hand to one another: two buffers in turn, so that a fast lane spoils nothing. */
+static uint32_t exchange[2][kMostThreads][6];
+
+static uint32_t (*hand_over(const uint32_t *words, int count))[6] {
+    unsigned round = fibers[current].round++ % 2;
+    memcpy(exchange[round][current], words, (size_t)count * 4);
+    meet(AT_WARP);
+    return exchange[round] + current / 32 * 32;
+}
+
+uint32_t emulated_shuffle(uint32_t value, int from) { return hand_over(&value, 1)[from % 32][0]; }
+
+float emulated_shuffle(float value, int from) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    bits = emulated_shuffle(bits, from);
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/* Ties away from zero, as cvt.rna. */
+uint32_t emulated_nearest_tf32(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return (bits & 0x7F800000) == 0x7F800000 ? bits : (bits + 0x1000) & 0xFFFFE000;
+}
+
+static float as_tf32(uint32_t bits) {
+    float value;
+    bits &= 0xFFFFE000; /* the hardware does not look at the others */
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/*
+ * The layouts are those of PTX ISA, "Matrix fragments for mma.m16n8k8", written down by element, not by lane: the holder of an
+ * element is computed from its row and column.
+ */
+void emulated_mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+    uint32_t words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    int lane = current % 32;
+    uint32_t(*warp)[6] = hand_over(words, 6);
+    auto a_at = [&](int row, int k) { return as_tf32(warp[row % 8 * 4 + k % 4][(row >= 8) + 2 * (k >= 4)]); };
+    auto b_at = [&](int k, int column) { return as_tf32(warp[column * 4 + k % 4][4 + (k >= 4)]); };
+    for (int i = 0; i < 4; i++) {
+        int row = lane / 4 + (i >= 2 ? 8 : 0), column = lane % 4 * 2 + i % 2;
+        for (int k = 0; k < 8; k++) c[i] += a_at(row, k) * b_at(k, column);
+    }
+}
