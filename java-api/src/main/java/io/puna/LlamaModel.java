@@ -38,7 +38,7 @@ public final class LlamaModel implements AutoCloseable {
     private final LlamaWeights weights;
     private final ModelOptions options;
     private final Device device;
-    /** Owns what an adapter changes. */
+    /** Owns what an adapter changes, and the weights' copies on a device with memory of its own. */
     private final Arena merged;
     private final LlamaForward forward;
     private final Set<Session> sessions = ConcurrentHashMap.newKeySet();
@@ -71,7 +71,7 @@ public final class LlamaModel implements AutoCloseable {
     }
 
     /**
-     * Opens a model. Weights are mapped, not read: the first step reads them.
+     * Opens a model. Weights are mapped, not read: the first step reads them. A device with memory of its own gets a copy of them now.
      *
      * @param path a GGUF file, or a directory in Hugging Face's layout
      * @throws io.puna.format.UnsupportedModelException if it is not of the LLaMA family
@@ -89,9 +89,17 @@ public final class LlamaModel implements AutoCloseable {
                 device = options.threads() == 0 ? Device.cpu() : Device.cpu(options.threads());
             }
             if (options.adapter() != null) {
+                Device host = device.hasOwnMemory() ? Device.cpu() : device;
                 try (LoraAdapter adapter = LoraAdapter.open(options.adapter(), config)) {
-                    weights = adapter.merge(device, weights, config.ropeLayout(), merged);
+                    weights = adapter.merge(host, weights, config.ropeLayout(), merged);
+                } finally {
+                    if (host != device) {
+                        host.close();
+                    }
                 }
+            }
+            if (device.hasOwnMemory()) {
+                weights = weights.to(device, merged, bytes -> { });
             }
             return new LlamaModel(checkpoint, config, weights, options, device, merged);
         } catch (Throwable e) {

@@ -45,6 +45,9 @@ public final class NativeLibrary {
     /** System property with the path of a libpuna to use instead of the one in the jar. */
     public static final String LIBRARY_PROPERTY = "puna.library";
 
+    /** System property with the path of a libpuna_cuda to use instead of the one in the jar. */
+    public static final String CUDA_LIBRARY_PROPERTY = "puna.cuda.library";
+
     private static final FileAttribute<Set<PosixFilePermission>> OWNER_ONLY =
             PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------"));
 
@@ -69,6 +72,17 @@ public final class NativeLibrary {
             throw Outcome.FAILURE;
         }
         return Outcome.PATH;
+    }
+
+    /**
+     * The file of libpuna_cuda, which libpuna opens itself: what the system property {@value #CUDA_LIBRARY_PROPERTY} names, or the
+     * jar's, written where libpuna is. Empty when the jar was built without.
+     *
+     * @throws NativeLibraryException if the jar's cannot be written anywhere
+     */
+    public static Optional<Path> cudaPath() {
+        var explicit = System.getProperty(CUDA_LIBRARY_PROPERTY);
+        return explicit != null ? Optional.of(Path.of(explicit).toAbsolutePath()) : new Attempt().cuda();
     }
 
     /** What became of this process's one attempt. An initialiser that threw would leave later callers a NoClassDefFoundError. */
@@ -144,6 +158,28 @@ public final class NativeLibrary {
             }
             checkAbi(file);
             return file;
+        }
+
+        Optional<Path> cuda() {
+            var fileName = System.mapLibraryName("puna_cuda");
+            var resource = "native/" + os + "-" + arch + "/" + fileName;
+            if (NativeLibrary.class.getResource("/" + resource) == null) {
+                return Optional.empty();
+            }
+            var content = readResource(resource);
+            var hash = sha256(content);
+            IOException last = null;
+            for (var directory : cacheDirectories()) {
+                var file = directory.resolve(hash).resolve(fileName);
+                try {
+                    extract(content, file, directory);
+                    return Optional.of(file);
+                } catch (IOException e) {
+                    note(file, e);
+                    last = e;
+                }
+            }
+            throw failure(fixFor(last), last);
         }
 
         private byte[] readResource(String resource) {

@@ -34,6 +34,15 @@ public final class NativeMemory {
     }
 
     /**
+     * {@return a pointer of no size some bytes further} It lives as long, and is as read-only.
+     *
+     * @param pointer a segment of no size
+     */
+    public static MemorySegment further(MemorySegment pointer, long bytes) {
+        return pointer.reinterpret(bytes).asSlice(bytes);
+    }
+
+    /**
      * {@return zeroed memory that the arena owns} Unlike {@link Arena#allocate(long, long)} this writes nothing: a large area
      * takes memory page by page, when it is first used.
      *

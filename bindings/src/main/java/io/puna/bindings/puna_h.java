@@ -23,10 +23,10 @@ public class puna_h extends puna_h$shared {
     static final SymbolLookup SYMBOL_LOOKUP = SymbolLookup.loaderLookup()
             .or(Linker.nativeLinker().defaultLookup());
 
-    private static final int PUNA_ABI_VERSION = (int)3L;
+    private static final int PUNA_ABI_VERSION = (int)4L;
     /**
      * {@snippet lang=c :
-     * #define PUNA_ABI_VERSION 3
+     * #define PUNA_ABI_VERSION 4
      * }
      */
     public static int PUNA_ABI_VERSION() {
@@ -652,6 +652,192 @@ public class puna_h extends puna_h$shared {
                 traceDowncall("puna_context_describe", context, buffer, capacity);
             }
             return (long)mh$.invokeExact(context, buffer, capacity);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_memory_allocate {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_memory_allocate");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_allocate(puna_context *context, int64_t bytes, void **memory)
+     * }
+     */
+    public static FunctionDescriptor puna_memory_allocate$descriptor() {
+        return puna_memory_allocate.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_allocate(puna_context *context, int64_t bytes, void **memory)
+     * }
+     */
+    public static MethodHandle puna_memory_allocate$handle() {
+        return puna_memory_allocate.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_allocate(puna_context *context, int64_t bytes, void **memory)
+     * }
+     */
+    public static MemorySegment puna_memory_allocate$address() {
+        return puna_memory_allocate.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_memory_allocate(puna_context *context, int64_t bytes, void **memory)
+     * }
+     */
+    public static int puna_memory_allocate(MemorySegment context, long bytes, MemorySegment memory) {
+        var mh$ = puna_memory_allocate.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_memory_allocate", context, bytes, memory);
+            }
+            return (int)mh$.invokeExact(context, bytes, memory);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_memory_free {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_memory_free");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_free(puna_context *context, void *memory)
+     * }
+     */
+    public static FunctionDescriptor puna_memory_free$descriptor() {
+        return puna_memory_free.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_free(puna_context *context, void *memory)
+     * }
+     */
+    public static MethodHandle puna_memory_free$handle() {
+        return puna_memory_free.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_free(puna_context *context, void *memory)
+     * }
+     */
+    public static MemorySegment puna_memory_free$address() {
+        return puna_memory_free.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_memory_free(puna_context *context, void *memory)
+     * }
+     */
+    public static int puna_memory_free(MemorySegment context, MemorySegment memory) {
+        var mh$ = puna_memory_free.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_memory_free", context, memory);
+            }
+            return (int)mh$.invokeExact(context, memory);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_memory_copy {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_memory_copy");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_copy(puna_context *context, void *to, const void *from, int64_t bytes)
+     * }
+     */
+    public static FunctionDescriptor puna_memory_copy$descriptor() {
+        return puna_memory_copy.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_copy(puna_context *context, void *to, const void *from, int64_t bytes)
+     * }
+     */
+    public static MethodHandle puna_memory_copy$handle() {
+        return puna_memory_copy.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_copy(puna_context *context, void *to, const void *from, int64_t bytes)
+     * }
+     */
+    public static MemorySegment puna_memory_copy$address() {
+        return puna_memory_copy.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_memory_copy(puna_context *context, void *to, const void *from, int64_t bytes)
+     * }
+     */
+    public static int puna_memory_copy(MemorySegment context, MemorySegment to, MemorySegment from, long bytes) {
+        var mh$ = puna_memory_copy.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_memory_copy", context, to, from, bytes);
+            }
+            return (int)mh$.invokeExact(context, to, from, bytes);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {

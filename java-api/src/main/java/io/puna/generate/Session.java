@@ -6,11 +6,11 @@ import io.puna.kernel.LogSoftmax;
 import io.puna.model.LlamaConfig;
 import io.puna.model.LlamaForward;
 import io.puna.tensor.DType;
+import io.puna.tensor.Device;
 import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import io.puna.text.Tokenizer;
 import java.lang.foreign.Arena;
-import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.List;
@@ -71,11 +71,11 @@ public final class Session implements AutoCloseable {
         this.onClose = Objects.requireNonNull(onClose, "onClose");
         this.contextLength = contextLength;
         LlamaConfig config = forward.config();
-        this.cache = KvCache.allocate(config.layers(), config.keyValueHeads(), config.headWidth(),
+        this.cache = KvCache.allocate(forward.device(), config.layers(), config.keyValueHeads(), config.headWidth(),
                 Math.min(contextLength, FIRST_CAPACITY), cacheType);
         Shape shape = Shape.of(1, config.vocabularySize());
-        this.logits = Tensor.allocate(arena, DType.F32, shape);
-        this.logSoftmax = Tensor.allocate(arena, DType.F32, shape);
+        this.logits = forward.device().allocate(arena, DType.F32, shape);
+        this.logSoftmax = forward.device().allocate(arena, DType.F32, shape);
         this.best = Tensor.allocate(arena, DType.I32, Shape.of(1));
         this.row = new float[config.vocabularySize()];
         this.endOfText = Set.copyOf(config.eosTokenIds());
@@ -203,12 +203,26 @@ public final class Session implements AutoCloseable {
             history = ids;
             for (int from = 0; from < ids.length;) {
                 int count = Math.min(ids.length - from, forward.maxRows());
-                forward.step(List.of(new LlamaForward.Part(cache, ids, from, count, count, ids.length)), all.rows(from, count));
+                logits(List.of(new LlamaForward.Part(cache, ids, from, count, count, ids.length)), all.rows(from, count));
                 from += count;
             }
             return all;
         } finally {
             use.unlock();
+        }
+    }
+
+    /** Computes a step whose logits go to memory of the host, wherever they are computed. */
+    private void logits(List<LlamaForward.Part> parts, Tensor host) {
+        Device device = forward.device();
+        if (!device.hasOwnMemory()) {
+            forward.step(parts, host);
+            return;
+        }
+        try (Arena scratch = Arena.ofConfined()) {
+            Tensor computed = device.allocate(scratch, DType.F32, host.shape());
+            forward.step(parts, computed);
+            device.copy(host, computed);
         }
     }
 
@@ -336,7 +350,7 @@ public final class Session implements AutoCloseable {
     int argMax() {
         ArgMax.forward(forward.device(), best, logits);
         int id = best.segment().get(ValueLayout.JAVA_INT, 0);
-        if (Float.isNaN(logits.getFloat(0, id))) {
+        if (Float.isNaN(logits.columns(id, 1).toFloatArray()[0])) {
             throw new IllegalStateException("logits: expected numbers, got NaN; the weights may be damaged");
         }
         return id;
@@ -344,18 +358,18 @@ public final class Session implements AutoCloseable {
 
     /** A copy of the logits that may be changed, the same array each time. */
     float[] row() {
-        MemorySegment.copy(logits.segment(), ValueLayout.JAVA_FLOAT, 0, row, 0, row.length);
+        logits.copyTo(row);
         return row;
     }
 
     TokenLogprob logprob(int token, int top) {
         LogSoftmax.forward(forward.device(), logSoftmax, logits);
-        MemorySegment values = logSoftmax.segment();
+        float[] values = logSoftmax.toFloatArray();
         // Packs (value, id) so that ascending order is the most probable first, the lowest id among equals.
         long[] largest = new long[Math.min(top, row.length) + 1];
         int count = 0;
         for (int id = 0; id < row.length && largest.length > 1; id++) {
-            long key = Sampler.key(values.getAtIndex(ValueLayout.JAVA_FLOAT, id), id);
+            long key = Sampler.key(values[id], id);
             if (count < largest.length - 1 || key < largest[count - 1]) {
                 int at = -(Arrays.binarySearch(largest, 0, count, key) + 1);
                 System.arraycopy(largest, at, largest, at + 1, count - at);
@@ -365,9 +379,9 @@ public final class Session implements AutoCloseable {
         }
         List<TokenLogprob> best = Arrays.stream(largest, 0, count)
                 .mapToInt(Sampler::id)
-                .mapToObj(id -> new TokenLogprob(id, values.getAtIndex(ValueLayout.JAVA_FLOAT, id), List.of()))
+                .mapToObj(id -> new TokenLogprob(id, values[id], List.of()))
                 .toList();
-        return new TokenLogprob(token, values.getAtIndex(ValueLayout.JAVA_FLOAT, token), best);
+        return new TokenLogprob(token, values[token], best);
     }
 
     private void checkPrompt(int[] prompt) {

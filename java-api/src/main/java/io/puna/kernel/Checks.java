@@ -127,9 +127,9 @@ final class Checks {
     /** Never false when an element is shared; false for different columns of rows with the same stride, as of a packed q, k, v. */
     private static boolean overlap(Tensor a, Tensor b) {
         long start = a.segment().address();
-        long size = a.segment().byteSize();
+        long size = a.spanBytes();
         long otherStart = b.segment().address();
-        long otherSize = b.segment().byteSize();
+        long otherSize = b.spanBytes();
         if (size == 0 || otherSize == 0 || start + size <= otherStart || otherStart + otherSize <= start) {
             return false;
         }

@@ -2,6 +2,9 @@ package io.puna.kernel;
 
 import io.puna.bindings.NativeMemory;
 import io.puna.tensor.DType;
+import io.puna.tensor.Device;
+import io.puna.tensor.Shape;
+import io.puna.tensor.Tensor;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.Objects;
@@ -23,7 +26,9 @@ public final class KvCache implements AutoCloseable {
     private static final Object CLOSED = new Object();
 
     private volatile Arena arena = Arena.ofShared();
-    private volatile MemorySegment memory;
+    /** (L · 2 · NKV · capacity, HD) */
+    private volatile Tensor memory;
+    private final @Nullable Device device;
     private final int layers;
     private final int keyValueHeads;
     private final int headWidth;
@@ -33,17 +38,30 @@ public final class KvCache implements AutoCloseable {
     /** Who may touch the memory and the length: null nobody, a step, or one of the constants. */
     private final AtomicReference<@Nullable Object> holder = new AtomicReference<>();
 
-    private KvCache(int layers, int keyValueHeads, int headWidth, int capacity, DType dtype, long bytes) {
+    private KvCache(@Nullable Device device, int layers, int keyValueHeads, int headWidth, int capacity, DType dtype, long bytes) {
+        this.device = device;
         this.layers = layers;
         this.keyValueHeads = keyValueHeads;
         this.headWidth = headWidth;
         this.capacity = capacity;
         this.dtype = dtype;
-        this.memory = NativeMemory.allocateZeroed(bytes, ALIGNMENT, arena);
+        try {
+            this.memory = allocateMemory(arena, capacity, bytes);
+        } catch (Throwable e) {
+            arena.close();
+            throw e;
+        }
+    }
+
+    private Tensor allocateMemory(Arena owner, int capacity, long bytes) {
+        Shape shape = Shape.of(2L * layers * keyValueHeads * capacity, headWidth);
+        return device == null || !device.hasOwnMemory()
+                ? Tensor.of(NativeMemory.allocateZeroed(bytes, ALIGNMENT, owner), dtype, shape)
+                : device.allocate(owner, dtype, shape);
     }
 
     /**
-     * {@return an empty cache}
+     * {@return an empty cache in the host's memory}
      *
      * @param layers        L
      * @param keyValueHeads NKV
@@ -54,6 +72,27 @@ public final class KvCache implements AutoCloseable {
      * @throws OutOfMemoryError         if the system refuses the memory
      */
     public static KvCache allocate(int layers, int keyValueHeads, int headWidth, int capacity, DType dtype) {
+        return create(null, layers, keyValueHeads, headWidth, capacity, dtype);
+    }
+
+    /**
+     * {@return an empty cache in memory that a device works on}
+     *
+     * @param device        what computes with it
+     * @param layers        L
+     * @param keyValueHeads NKV
+     * @param headWidth     HD
+     * @param capacity      the most tokens it can hold
+     * @param dtype         F32, or F16 for half the memory, to which keys and values are then rounded
+     * @throws IllegalArgumentException if a number is below 1, the type another, or the size beyond 2^63 - 1 bytes
+     * @throws OutOfMemoryError         if the system refuses the memory
+     * @throws io.puna.tensor.DeviceException if the device refuses it
+     */
+    public static KvCache allocate(Device device, int layers, int keyValueHeads, int headWidth, int capacity, DType dtype) {
+        return create(Objects.requireNonNull(device, "device"), layers, keyValueHeads, headWidth, capacity, dtype);
+    }
+
+    private static KvCache create(@Nullable Device device, int layers, int keyValueHeads, int headWidth, int capacity, DType dtype) {
         Checks.range(layers, "layers", 1, Integer.MAX_VALUE);
         Checks.range(keyValueHeads, "keyValueHeads", 1, Integer.MAX_VALUE);
         Checks.range(headWidth, "headWidth", 1, Integer.MAX_VALUE);
@@ -62,7 +101,7 @@ public final class KvCache implements AutoCloseable {
             throw Checks.unexpected("dtype", "F32 or F16", dtype);
         }
         long bytes = bytes(layers, keyValueHeads, headWidth, capacity, dtype);
-        return new KvCache(layers, keyValueHeads, headWidth, capacity, dtype, bytes);
+        return new KvCache(device, layers, keyValueHeads, headWidth, capacity, dtype, bytes);
     }
 
     private static long bytes(int layers, int keyValueHeads, int headWidth, int capacity, DType dtype) {
@@ -150,22 +189,30 @@ public final class KvCache implements AutoCloseable {
     private void grow(int newCapacity) {
         long bytes = bytes(layers, keyValueHeads, headWidth, newCapacity, dtype);
         Arena larger = Arena.ofShared();
-        MemorySegment target;
+        Tensor target;
         try {
-            target = NativeMemory.allocateZeroed(bytes, ALIGNMENT, larger);
+            target = allocateMemory(larger, newCapacity, bytes);
+            for (long head = 0; head < 2L * layers * keyValueHeads; head++) {
+                copyRows(target, head * newCapacity, memory, head * capacity);
+            }
         } catch (Throwable e) {
             larger.close();
             throw e;
-        }
-        long rowBytes = dtype.bytes(headWidth);
-        for (long head = 0; head < 2L * layers * keyValueHeads; head++) {
-            MemorySegment.copy(memory, head * capacity * rowBytes, target, head * newCapacity * rowBytes, length * rowBytes);
         }
         Arena smaller = arena;
         arena = larger;
         memory = target;
         capacity = newCapacity;
         smaller.close();
+    }
+
+    private void copyRows(Tensor target, long to, Tensor source, long from) {
+        if (device != null) {
+            device.copy(target.rows(to, length), source.rows(from, length));
+        } else {
+            long rowBytes = dtype.bytes(headWidth);
+            MemorySegment.copy(source.segment(), from * rowBytes, target.segment(), to * rowBytes, length * rowBytes);
+        }
     }
 
     /** Takes the cache, which {@link #release} must give back: until then its memory stays. */
@@ -193,7 +240,7 @@ public final class KvCache implements AutoCloseable {
 
     /** {@return the memory} It stays only while the caller has acquired the cache. */
     MemorySegment memory() {
-        return memory;
+        return memory.segment();
     }
 
     /**

@@ -113,7 +113,7 @@ public final class LlamaForward implements AutoCloseable {
     }
 
     private Tensor floats(long... dims) {
-        return Tensor.allocate(arena, DType.F32, Shape.of(dims));
+        return device.allocate(arena, DType.F32, Shape.of(dims));
     }
 
     /** {@return the device that computes} */
@@ -252,7 +252,9 @@ public final class LlamaForward implements AutoCloseable {
         }
         if (frequencyLength != sequenceLength) {
             float[] values = config.ropeScaling().frequencies(config.ropeTheta(), config.headWidth(), sequenceLength);
-            MemorySegment.copy(values, 0, frequencies.segment(), ValueLayout.JAVA_FLOAT, 0, values.length);
+            try (Arena scratch = Arena.ofConfined()) {
+                device.copy(frequencies, Tensor.of(scratch, values, frequencies.shape()));
+            }
             frequencyLength = sequenceLength;
         }
         Rope.table(device, rotations.rows(from, to - from), frequencies, positions.rows(from, to - from),
@@ -279,14 +281,13 @@ public final class LlamaForward implements AutoCloseable {
         MatMul.accumulate(device, workspace, rows.residual, rows.gate, block.down(), activations);
     }
 
-    private static void select(List<Part> parts, Tensor from, Tensor to) {
-        long rowBytes = from.shape().columns() * Float.BYTES;
+    private void select(List<Part> parts, Tensor from, Tensor to) {
         long row = 0;
         long target = 0;
         for (Part part : parts) {
             row += part.count;
-            MemorySegment.copy(from.segment(), (row - part.outputs) * rowBytes, to.segment(), target, part.outputs * rowBytes);
-            target += part.outputs * rowBytes;
+            device.copy(to.rows(target, part.outputs), from.rows(row - part.outputs, part.outputs));
+            target += part.outputs;
         }
     }
 

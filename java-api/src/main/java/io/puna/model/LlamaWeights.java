@@ -4,13 +4,18 @@ import io.puna.format.Checkpoint;
 import io.puna.format.CheckpointException;
 import io.puna.format.GgufCheckpoint;
 import io.puna.format.UnsupportedModelException;
+import io.puna.tensor.Device;
 import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
+import java.lang.foreign.Arena;
 import java.util.ArrayList;
 import java.util.HashSet;
+import java.util.IdentityHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.function.LongConsumer;
+import java.util.function.UnaryOperator;
 
 /**
  * The weights of a model: views of a checkpoint's memory, in the checkpoint's own types. They live as long as the checkpoint.
@@ -65,6 +70,31 @@ public record LlamaWeights(Tensor embedding, List<Block> blocks, Tensor norm, Te
      */
     public static LlamaWeights of(Checkpoint checkpoint, LlamaConfig config) throws CheckpointException {
         return new Reader(checkpoint, checkpoint instanceof GgufCheckpoint ? GGUF : HUGGING_FACE).read(config);
+    }
+
+    /**
+     * {@return copies of these weights in a device's memory, owned by the arena}
+     *
+     * @param progress told the bytes copied so far, after each tensor
+     * @throws io.puna.tensor.DeviceException if the device has not that much memory; the message says how much it has
+     */
+    public LlamaWeights to(Device device, Arena arena, LongConsumer progress) {
+        Map<Tensor, Tensor> copies = new IdentityHashMap<>();
+        long[] done = {0};
+        UnaryOperator<Tensor> copy = from -> copies.computeIfAbsent(from, tensor -> {
+            Tensor to = device.allocate(arena, tensor.dtype(), tensor.shape());
+            device.copy(to, tensor);
+            done[0] += tensor.byteSize();
+            progress.accept(done[0]);
+            return to;
+        });
+        List<Block> copied = new ArrayList<>();
+        for (Block block : blocks) {
+            copied.add(new Block(copy.apply(block.attentionNorm), copy.apply(block.query), copy.apply(block.key),
+                    copy.apply(block.value), copy.apply(block.attentionOutput), copy.apply(block.feedForwardNorm),
+                    copy.apply(block.gate), copy.apply(block.up), copy.apply(block.down)));
+        }
+        return new LlamaWeights(copy.apply(embedding), copied, copy.apply(norm), copy.apply(output));
     }
 
     /** {@return the number of weights, a tied embedding counted once} */

@@ -7,8 +7,10 @@ import io.puna.bindings.puna_h;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.nio.file.Path;
 import java.util.Objects;
 import java.util.concurrent.locks.LockSupport;
+import org.jspecify.annotations.Nullable;
 
 /**
  * What computes: a backend with its threads. Kernels take it first.
@@ -46,12 +48,14 @@ public final class Device implements AutoCloseable {
     private final Arena arena;
     private final MemorySegment context;
     private final String backend;
+    private final boolean ownMemory;
     private volatile boolean closed;
 
-    private Device(Arena arena, MemorySegment context, String backend) {
+    private Device(Arena arena, MemorySegment context, String backend, boolean ownMemory) {
         this.arena = arena;
         this.context = context;
         this.backend = backend;
+        this.ownMemory = ownMemory;
     }
 
     /**
@@ -91,28 +95,122 @@ public final class Device implements AutoCloseable {
             throw new IllegalArgumentException("threads: expected 1 to " + MAX_THREADS + ", got " + threads);
         }
         Objects.requireNonNull(isa, "isa");
+        return create(puna_h.PUNA_BACKEND_CPU(), 0, threads, isa, null);
+    }
+
+    /**
+     * {@return a CUDA device} It has memory of its own: tensors for it come from {@link #allocate}.
+     *
+     * @param ordinal which device, from 0
+     * @throws IllegalArgumentException      if {@code ordinal} is negative
+     * @throws UnsupportedOperationException if there is no CUDA library, driver or device, or the driver is too old: the message says
+     *                                       which and what to do
+     * @throws DeviceException               if the device fails
+     * @throws RuntimeException              if the native library cannot be loaded; the message says what was tried and what to do
+     */
+    public static Device cuda(int ordinal) {
+        if (ordinal < 0) {
+            throw new IllegalArgumentException("ordinal: expected at least 0, got " + ordinal);
+        }
+        Path library = NativeLibrary.cudaPath().orElseThrow(() -> new UnsupportedOperationException(
+                "this copy of Puna was built without CUDA: build it where nvcc is on the PATH, or name a libpuna_cuda by -D"
+                        + NativeLibrary.CUDA_LIBRARY_PROPERTY + "=<path of the library>"));
+        return create(puna_h.PUNA_BACKEND_CUDA(), ordinal, 0, Isa.AUTO, library);
+    }
+
+    private static Device create(int backend, int ordinal, int threads, Isa isa, @Nullable Path library) {
         NativeLibrary.load();
         // Links the function before it is needed: nothing may come between a failure and the reading of its sentence.
         puna_h.puna_last_error(MemorySegment.NULL, 0);
         try (Arena scratch = Arena.ofConfined()) {
             MemorySegment options = puna_context_options.allocate(scratch);
-            puna_context_options.backend(options, puna_h.PUNA_BACKEND_CPU());
-            puna_context_options.device(options, 0);
+            puna_context_options.backend(options, backend);
+            puna_context_options.device(options, ordinal);
             puna_context_options.threads(options, threads);
             puna_context_options.isa(options, isa.code);
             MemorySegment out = scratch.allocate(ValueLayout.ADDRESS);
-            check(puna_h.puna_context_create(options, MemorySegment.NULL, out));
+            check(puna_h.puna_context_create(options,
+                    library == null ? MemorySegment.NULL : scratch.allocateFrom(library.toString()), out));
             Arena arena = Arena.ofShared();
             MemorySegment context = NativeMemory.own(out.get(ValueLayout.ADDRESS, 0), arena, puna_h::puna_context_destroy);
             MemorySegment line = scratch.allocate(TEXT_BYTES);
             puna_h.puna_context_describe(context, line, TEXT_BYTES);
-            return new Device(arena, context, line.getString(0));
+            return new Device(arena, context, line.getString(0), backend != puna_h.PUNA_BACKEND_CPU());
         }
     }
 
     /** {@return one line about what runs, as in {@code cpu avx2, 8 threads}} */
     public String backend() {
         return backend;
+    }
+
+    /** {@return whether tensors of numbers have to come from {@link #allocate}, because the device cannot work on the host's memory} */
+    public boolean hasOwnMemory() {
+        return ownMemory;
+    }
+
+    /**
+     * {@return a new tensor that this device works on, owned by the arena} On a device with memory of its own it lies there, and the
+     * content is undefined: kernels and {@link #copy} write it, {@link Tensor#toFloatArray()} and {@link #copy} read it, every other
+     * access throws. I32 tensors lie in the host's memory always, and where the device works on that, all do, zeroed.
+     *
+     * <p>The memory lives until the arena closes, also when the device is closed before.
+     *
+     * @throws IllegalArgumentException if the innermost dimension is not a whole number of blocks
+     * @throws IllegalStateException    if the device is closed
+     * @throws DeviceException          if the device has not that much memory; the message says how much it has
+     */
+    public Tensor allocate(Arena arena, DType dtype, Shape shape) {
+        Objects.requireNonNull(arena, "arena");
+        if (!ownMemory || dtype == DType.I32) {
+            return Tensor.allocate(arena, dtype, shape);
+        }
+        try (Arena scratch = Arena.ofConfined()) {
+            MemorySegment out = scratch.allocate(ValueLayout.ADDRESS);
+            check(puna_h.puna_memory_allocate(handle(), Math.max(Tensor.bytes(dtype, shape), 1), out));
+            MemorySegment pointer = out.get(ValueLayout.ADDRESS, 0);
+            // The native context outlives this object for as long as it has memory.
+            MemorySegment owner = MemorySegment.ofAddress(context.address());
+            MemorySegment memory;
+            try {
+                memory = NativeMemory.own(pointer, arena, p -> puna_h.puna_memory_free(owner, p));
+            } catch (Throwable e) {
+                puna_h.puna_memory_free(owner, pointer);
+                throw e;
+            }
+            return Tensor.of(memory, dtype, shape, this);
+        }
+    }
+
+    /**
+     * Copies a tensor. Either may lie on this device, the other, or both, in the host's memory.
+     *
+     * @param to   of the type and as many rows and columns as {@code from}; contiguous
+     * @param from contiguous
+     * @throws IllegalArgumentException if they differ, have gaps between rows, overlap, lie on another device, or {@code to} is
+     *                                  read-only
+     * @throws IllegalStateException    if the device, or memory of either, is closed
+     * @throws DeviceException          if the device fails
+     */
+    public void copy(Tensor to, Tensor from) {
+        if (to.dtype() != from.dtype() || to.shape().rows() != from.shape().rows()
+                || to.shape().columns() != from.shape().columns() || !to.isContiguous() || !from.isContiguous()) {
+            throw new IllegalArgumentException("to: expected the type and shape of from, both contiguous, got " + to + " for " + from);
+        }
+        copySpan(to, from);
+    }
+
+    /** Copies from the first element to the last, gaps between rows included. */
+    void copySpan(Tensor to, Tensor from) {
+        if (to.segment().isReadOnly()) {
+            throw new IllegalArgumentException("to: expected writable memory, got a read-only segment");
+        }
+        MemorySegment device = handle();
+        if (to.device() == null && from.device() == null) {
+            MemorySegment.copy(from.segment(), 0, to.segment(), 0, from.spanBytes());
+        } else {
+            check(puna_h.puna_memory_copy(device, to.segment(), from.segment(), from.spanBytes()));
+        }
     }
 
     /**

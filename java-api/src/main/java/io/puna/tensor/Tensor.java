@@ -1,10 +1,12 @@
 package io.puna.tensor;
 
+import io.puna.bindings.NativeMemory;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.ByteOrder;
 import java.util.Objects;
+import org.jspecify.annotations.Nullable;
 
 /**
  * A view of off-heap memory as a row-major array: a segment, an element type, a shape and a row stride.
@@ -13,6 +15,8 @@ import java.util.Objects;
  * {@link IllegalStateException}. Rows (all dimensions but the innermost, flattened) are contiguous inside; a view of some
  * columns of a wider tensor has a row stride above its width. Immutable and safe to share; the memory behind it is as shared as
  * its segment.
+ *
+ * <p>A tensor of {@link Device#allocate} may lie in memory that only its device reads: its segment then has the address and no size.
  */
 public final class Tensor {
     private static final ValueLayout.OfFloat F32_LE = ValueLayout.JAVA_FLOAT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
@@ -22,12 +26,15 @@ public final class Tensor {
     private final DType dtype;
     private final Shape shape;
     private final long rowStride;
+    /** Whose memory it is; null for the host's. */
+    private final @Nullable Device device;
 
-    private Tensor(MemorySegment segment, DType dtype, Shape shape, long rowStride) {
+    private Tensor(MemorySegment segment, DType dtype, Shape shape, long rowStride, @Nullable Device device) {
         this.segment = segment;
         this.dtype = dtype;
         this.shape = shape;
         this.rowStride = rowStride;
+        this.device = device;
     }
 
     /**
@@ -44,10 +51,6 @@ public final class Tensor {
         if (!segment.isNative()) {
             throw new IllegalArgumentException("segment: expected off-heap memory, got a heap segment; allocate it from an Arena");
         }
-        if (shape.columns() % dtype.blockElements() != 0) {
-            throw new IllegalArgumentException("shape: expected rows of whole " + dtype + " blocks of " + dtype.blockElements()
-                    + " elements, got " + shape);
-        }
         long bytes = bytes(dtype, shape);
         if (segment.byteSize() < bytes) {
             throw new IllegalArgumentException("segment: expected at least " + bytes + " bytes for " + dtype + " " + shape
@@ -57,7 +60,13 @@ public final class Tensor {
             throw new IllegalArgumentException("segment: expected " + dtype + " memory aligned to " + dtype.alignment()
                     + " bytes, got address 0x" + Long.toHexString(segment.address()));
         }
-        return new Tensor(segment.asSlice(0, bytes), dtype, shape, shape.columns());
+        return new Tensor(segment.asSlice(0, bytes), dtype, shape, shape.columns(), null);
+    }
+
+    /** A view of a device's memory, of which the segment has the address and no size. */
+    static Tensor of(MemorySegment segment, DType dtype, Shape shape, @Nullable Device device) {
+        bytes(dtype, shape);
+        return device == null ? of(segment, dtype, shape) : new Tensor(segment, dtype, shape, shape.columns(), device);
     }
 
     /**
@@ -99,7 +108,11 @@ public final class Tensor {
         }
     }
 
-    private static long bytes(DType dtype, Shape shape) {
+    static long bytes(DType dtype, Shape shape) {
+        if (shape.columns() % dtype.blockElements() != 0) {
+            throw new IllegalArgumentException("shape: expected rows of whole " + dtype + " blocks of " + dtype.blockElements()
+                    + " elements, got " + shape);
+        }
         try {
             return dtype.bytes(shape.elements());
         } catch (ArithmeticException e) {
@@ -107,9 +120,23 @@ public final class Tensor {
         }
     }
 
-    /** {@return the memory from the first element to the last; read-only when the tensor is} */
+    /**
+     * {@return the memory from the first element to the last; read-only when the tensor is} Of a tensor in a device's own memory it
+     * has no size.
+     */
     public MemorySegment segment() {
         return segment;
+    }
+
+    /** {@return the bytes from the first element to the last, with the gaps between rows} */
+    public long spanBytes() {
+        long rows = shape.rows();
+        return rows == 0 || shape.columns() == 0 ? 0 : dtype.bytes((rows - 1) * rowStride + shape.columns());
+    }
+
+    /** {@return whose own memory the tensor lies in, null for the host's} */
+    public @Nullable Device device() {
+        return device;
     }
 
     /** {@return the element type} */
@@ -147,7 +174,7 @@ public final class Tensor {
             throw new IllegalArgumentException("shape: expected " + shape.elements() + " elements of a contiguous tensor, got " + to
                     + " for " + this);
         }
-        return of(segment, dtype, to);
+        return of(segment, dtype, to, device);
     }
 
     /**
@@ -160,7 +187,7 @@ public final class Tensor {
         long columns = shape.columns();
         long span = count == 0 ? 0 : (count - 1) * rowStride + columns;
         long start = count == 0 ? 0 : from * rowStride;
-        return new Tensor(segment.asSlice(dtype.bytes(start), dtype.bytes(span)), dtype, Shape.of(count, columns), rowStride);
+        return new Tensor(slice(start, span), dtype, Shape.of(count, columns), rowStride, device);
     }
 
     /**
@@ -178,7 +205,12 @@ public final class Tensor {
         long rows = shape.rows();
         long span = rows == 0 || count == 0 ? 0 : (rows - 1) * rowStride + count;
         long start = span == 0 ? 0 : from;
-        return new Tensor(segment.asSlice(dtype.bytes(start), dtype.bytes(span)), dtype, Shape.of(rows, count), rowStride);
+        return new Tensor(slice(start, span), dtype, Shape.of(rows, count), rowStride, device);
+    }
+
+    private MemorySegment slice(long start, long span) {
+        return device == null ? segment.asSlice(dtype.bytes(start), dtype.bytes(span))
+                : NativeMemory.further(segment, dtype.bytes(start));
     }
 
     /**
@@ -186,31 +218,55 @@ public final class Tensor {
      *
      * @param row    index among all rows
      * @param column index within the row
-     * @throws IllegalStateException     if the tensor is not F32, or its memory is closed
+     * @throws IllegalStateException     if the tensor is not F32, its memory is closed, or it lies in a device's own memory
      * @throws IndexOutOfBoundsException if there is no such element
      */
     public float getFloat(long row, long column) {
         requireType(DType.F32);
+        if (device != null) {
+            throw new IllegalStateException("tensor: expected memory of the host, got " + device + "; toFloatArray() copies it");
+        }
         Objects.checkIndex(row, shape.rows());
         Objects.checkIndex(column, shape.columns());
         return segment.get(F32_LE, (row * rowStride + column) * Float.BYTES);
     }
 
     /**
-     * {@return a copy of all elements of an F32 tensor, row after row}
+     * {@return a copy of all elements of an F32 tensor, row after row, wherever it lies}
      *
      * @throws IllegalStateException    if the tensor is not F32, or its memory is closed
      * @throws IllegalArgumentException if it has more elements than an array
      */
     public float[] toFloatArray() {
-        requireType(DType.F32);
         float[] values = new float[arrayLength()];
+        copyTo(values);
+        return values;
+    }
+
+    /**
+     * Copies all elements of an F32 tensor, row after row.
+     *
+     * @param values as long as the tensor has elements
+     * @throws IllegalStateException    if the tensor is not F32, its memory is closed, or the device it lies on is
+     * @throws IllegalArgumentException if {@code values} is of another length
+     * @throws DeviceException          if the device it lies on fails
+     */
+    public void copyTo(float[] values) {
+        requireType(DType.F32);
+        if (device != null) {
+            try (Arena arena = Arena.ofConfined()) {
+                Tensor host = new Tensor(arena.allocate(spanBytes(), Float.BYTES), dtype, shape, rowStride, null);
+                device.copySpan(host, this);
+                host.copyTo(values);
+            }
+            return;
+        }
+        requireCount(values.length, shape);
         int columns = (int) shape.columns();
         int rows = columns == 0 ? 0 : (int) shape.rows();
         for (int row = 0; row < rows; row++) {
             MemorySegment.copy(segment, F32_LE, row * rowStride * Float.BYTES, values, row * columns, columns);
         }
-        return values;
     }
 
     /**
