@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ------------------------------------------------- counting ----------------------------------------------------------- */
@@ -373,6 +374,89 @@ void test_op_against_reference(const test_op *op) {
         test_release(expected, count);
     }
     test_end();
+}
+
+/* ------------------------------------------------- times on a device ------------------------------------------------- */
+
+enum { TIMED_CALLS = 20, TIMED_RUNS = 9 };
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* The median over runs of the seconds a call takes, calls queued one behind another and waited for once a run. */
+static double time_calls(puna_context *context, void *any, puna_status (*call)(void *), void *arguments) {
+    double times[TIMED_RUNS];
+    float waited;
+    for (int run = -1; run < TIMED_RUNS; run++) {
+        double start = seconds();
+        for (int i = 0; i < TIMED_CALLS; i++)
+            if (call(arguments) != PUNA_STATUS_OK) return NAN;
+        if (puna_memory_copy(context, &waited, any, sizeof waited) != PUNA_STATUS_OK) return NAN;
+        if (run < 0) continue; /* the first warms up */
+        int at = run;
+        for (double time = (seconds() - start) / TIMED_CALLS; at >= 0; at--) {
+            bool here = at == 0 || times[at - 1] <= time;
+            times[at] = here ? time : times[at - 1];
+            if (here) break;
+        }
+    }
+    return times[TIMED_RUNS / 2];
+}
+
+typedef struct timed_call {
+    puna_context *context;
+    const test_op *op;
+    const int64_t *d;
+    test_buffer *b;
+    char *memory;
+} timed_call;
+
+static puna_status call_op(void *arguments) {
+    const timed_call *t = arguments;
+    return t->op->call(t->context, t->d, t->b);
+}
+
+enum { COPIED_BYTES = 256 << 20 };
+static puna_status call_copy(void *arguments) {
+    const timed_call *t = arguments;
+    return puna_memory_copy(t->context, t->memory, t->memory + COPIED_BYTES, COPIED_BYTES);
+}
+
+void test_times_on_cuda(const char *word) {
+    timed_call t = {0};
+    void *memory = NULL;
+    char line[256], text[200];
+    if (test_open_cuda(&t.context) != PUNA_STATUS_OK ||
+        puna_memory_allocate(t.context, 2 * (int64_t)COPIED_BYTES, &memory) != PUNA_STATUS_OK) {
+        printf("%s\n", test_last_error());
+        exit(2);
+    }
+    t.memory = memory;
+    puna_context_describe(t.context, line, sizeof line);
+    printf("%s: copies at %.1f GB/s, read and write counted; operands below stay in caches where they fit\n", line,
+           2e-9 * COPIED_BYTES / time_calls(t.context, memory, call_copy, &t));
+    for (int64_t i = 0; i < test_op_count; i++)
+        for (int64_t k = 0; strstr(test_ops[i]->name, word) != NULL && k < test_ops[i]->benchmark_count; k++) {
+            test_buffer b[TEST_BUFFERS];
+            memset(b, 0, sizeof b);
+            t.op = test_ops[i], t.d = t.op->benchmarks[k], t.b = b;
+            int count = t.op->buffers(t.context, t.d, b);
+            test_prepare(t.op, t.d, b, count, true, TEST_GUARD_BEFORE);
+            to_device(t.context, b, count);
+            double time = time_calls(t.context, memory, call_op, &t);
+            from_device(t.context, b, count);
+            test_release(b, count);
+            describe_case(t.op, t.d, text, sizeof text);
+            double work = t.op->flops != NULL ? t.op->flops(t.d) : t.op->traffic(t.d);
+            printf("%-32s %-72s %10.1f us %9.1f %s\n", t.op->name, text, time * 1e6, work / time * 1e-9,
+                   t.op->flops != NULL ? "GFLOP/s" : "GB/s");
+            fflush(stdout);
+        }
+    puna_memory_free(t.context, memory);
+    puna_context_destroy(t.context);
 }
 
 /* ------------------------------------------------- the run ------------------------------------------------------------ */

@@ -1,6 +1,6 @@
 /*
  * Runs every test, or the lines of the report whose name contains the argument. puna-test --cuda LIBRARY [word] runs those of a CUDA
- * device, through that library.
+ * device, through that library, and puna-test --times-on-cuda LIBRARY [word] its times.
  */
 #include "test.h"
 
@@ -8,6 +8,11 @@ int main(int argc, char **argv) {
     if (argc > 2 && strcmp(argv[1], "--cuda") == 0) {
         test_cuda_library = argv[2];
         argv += 2, argc -= 2;
+    }
+    if (argc > 2 && strcmp(argv[1], "--times-on-cuda") == 0) {
+        test_cuda_library = argv[2];
+        test_times_on_cuda(argc > 3 ? argv[3] : "");
+        return 0;
     }
     const char *wanted = argc > 1 ? argv[1] : "";
     const struct {

@@ -114,6 +114,9 @@ void test_op_against_reference(const test_op *op);
 extern const char *test_cuda_library;
 puna_status test_open_cuda(puna_context **context);
 
+/* Prints the time of every benchmark of the operations whose name contains word, on that context. */
+void test_times_on_cuda(const char *word);
+
 /* Allocates and fills the buffers of a case; seed decides the values. */
 void test_prepare(const test_op *op, const int64_t *d, test_buffer *b, int count, bool reference, test_placement placement);
 void test_release(test_buffer *b, int count);

@@ -35,6 +35,7 @@ record Failure(int exitCode, String sentence) {
             case OutOfMemoryError e -> new Failure(ExitCode.UNEXPECTED, "not enough memory (" + e.getMessage()
                     + "); a shorter --context or --cache-type f16 takes less");
             case TrainingException e -> new Failure(ExitCode.BAD_DATA, e.getMessage());
+            case UnsupportedOperationException e when e.getMessage() != null -> new Failure(ExitCode.USAGE, e.getMessage());
             case DeviceException e -> new Failure(ExitCode.UNEXPECTED, e.getMessage());
             case LlamaBench.FailedException e -> new Failure(ExitCode.UNEXPECTED, e.getMessage());
             case IOException e -> new Failure(ExitCode.UNEXPECTED, "reading or writing failed: " + e.getMessage());

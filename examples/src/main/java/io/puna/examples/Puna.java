@@ -14,7 +14,7 @@ import picocli.CommandLine.ScopeType;
 /** The {@code puna} command line. */
 @Command(name = "puna", mixinStandardHelpOptions = true, versionProvider = Puna.Version.class, synopsisSubcommandLabel = "COMMAND",
         subcommands = {GenerateCommand.class, BenchCommand.class, TokenizeCommand.class, InspectCommand.class, RandomModelCommand.class,
-            DataCommand.class, TrainCommand.class, FinetuneCommand.class, GradientsCommand.class, PlanCommand.class},
+            DataCommand.class, TrainCommand.class, FinetuneCommand.class, GradientsCommand.class, PlanCommand.class, DevicesCommand.class},
         description = "Runs LLaMA-family models inside the JVM.",
         exitCodeListHeading = "%nExit codes:%n",
         exitCodeList = {

@@ -4,8 +4,11 @@ import io.puna.LlamaModel;
 import io.puna.ModelOptions;
 import io.puna.kernel.MatMul;
 import io.puna.tensor.DType;
+import io.puna.tensor.Device;
 import java.io.IOException;
 import java.nio.file.Path;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
@@ -33,6 +36,10 @@ final class RunOptions {
     @Option(names = "--adapter", paramLabel = "DIR", description = "A LoRA adapter in PEFT's layout, merged into the weights it changes.")
     private @Nullable Path adapter;
 
+    @Option(names = "--device", paramLabel = "cpu|cuda:N", defaultValue = "cpu",
+            description = "What computes: cpu, or a GPU as puna devices lists them. Default: ${DEFAULT-VALUE}.")
+    private String device;
+
     Path path() {
         return model.get();
     }
@@ -45,6 +52,27 @@ final class RunOptions {
     LlamaModel open() throws IOException {
         ModelOptions options = ModelOptions.defaults().withThreads(threads).withContextLength(context)
                 .withCacheType(cacheType).withActivations(activations);
-        return LlamaModel.open(model.get(), adapter == null ? options : options.withAdapter(adapter));
+        if (adapter != null) {
+            options = options.withAdapter(adapter);
+        }
+        if (device.equals("cpu")) {
+            return LlamaModel.open(model.get(), options);
+        }
+        // The model borrows it; it lives as long as the process, which computes on nothing else.
+        Device cuda = cuda(device);
+        try {
+            return LlamaModel.open(model.get(), options.withDevice(cuda));
+        } catch (Throwable e) {
+            cuda.close();
+            throw e;
+        }
+    }
+
+    private static Device cuda(String name) {
+        Matcher matcher = Pattern.compile("cuda(?::([0-9]{1,4}))?").matcher(name);
+        if (!matcher.matches()) {
+            throw new IllegalArgumentException("--device: expected cpu or cuda:N, got " + name);
+        }
+        return Device.cuda(matcher.group(1) == null ? 0 : Integer.parseInt(matcher.group(1)));
     }
 }

@@ -1,0 +1,171 @@
+package io.puna.tensor;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.within;
+
+import io.puna.LlamaModel;
+import io.puna.ModelOptions;
+import io.puna.TestData;
+import io.puna.generate.GenerationOptions;
+import io.puna.generate.GenerationResult;
+import io.puna.generate.Session;
+import io.puna.kernel.Add;
+import io.puna.kernel.ArgMax;
+import io.puna.kernel.KvCache;
+import java.lang.foreign.Arena;
+import java.lang.foreign.ValueLayout;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Assumptions;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/**
+ * A device with memory of its own, and the same model on it. The device is the emulated one of native/test/cuda, whose memory no host
+ * code can read; or, where the system property {@code puna.cuda.library} is set, what that library finds.
+ */
+class CudaDeviceTest {
+    private static final String PROPERTY = "puna.cuda.library";
+    private String before;
+
+    @BeforeEach
+    void nameTheLibrary() {
+        before = System.getProperty(PROPERTY);
+        if (before == null) {
+            Path emulated = TestData.repository().resolve("bindings/target/native/libpuna_cuda_emulated.so");
+            Assumptions.assumeTrue(Files.exists(emulated), "the native build found no C++ compiler");
+            System.setProperty(PROPERTY, emulated.toString());
+        }
+    }
+
+    @AfterEach
+    void forgetIt() {
+        if (before == null) {
+            System.clearProperty(PROPERTY);
+        }
+    }
+
+    @Test
+    void computesOnItsOwnMemory() {
+        try (Device device = Device.cuda(0); Arena arena = Arena.ofConfined()) {
+            assertThat(device.backend()).startsWith("cuda:0 ");
+            assertThat(device.hasOwnMemory()).isTrue();
+            Tensor x = Tensor.of(arena, new float[] {1, 2, 3, 4, 5, 6}, Shape.of(2, 3));
+            Tensor there = device.allocate(arena, DType.F32, x.shape());
+            device.copy(there, x);
+            Tensor twice = device.allocate(arena, DType.F32, x.shape());
+            device.copy(twice, there);
+            Add.forward(device, twice, there);
+            assertThat(twice.toFloatArray()).containsExactly(2, 4, 6, 8, 10, 12);
+            assertThat(twice.rows(1, 1).toFloatArray()).containsExactly(8, 10, 12);
+            assertThat(twice.columns(1, 2).toFloatArray()).containsExactly(4, 6, 10, 12);
+            assertThat(twice.reshape(Shape.of(3, 2)).rows(1, 1).toFloatArray()).containsExactly(6, 8);
+            Tensor best = device.allocate(arena, DType.I32, Shape.of(2));
+            ArgMax.forward(device, best, twice);
+            assertThat(best.toIntArray()).containsExactly(2, 2);
+        }
+    }
+
+    @Test
+    void hostCodeCannotTouchIt() {
+        try (Device device = Device.cuda(0); Arena arena = Arena.ofConfined()) {
+            Tensor there = device.allocate(arena, DType.F32, Shape.of(2, 3));
+            assertThat(there.segment().byteSize()).isZero();
+            assertThatThrownBy(() -> there.getFloat(0, 0)).isInstanceOf(IllegalStateException.class)
+                    .hasMessageContaining("expected memory of the host, got cuda:0");
+            assertThatThrownBy(() -> there.segment().get(ValueLayout.JAVA_FLOAT, 0)).isInstanceOf(IndexOutOfBoundsException.class);
+            assertThatThrownBy(() -> there.rows(1, 1).segment().get(ValueLayout.JAVA_FLOAT, 0))
+                    .isInstanceOf(IndexOutOfBoundsException.class);
+        }
+    }
+
+    @Test
+    void memoryOfTheWrongPlaceIsRefused() {
+        try (Device device = Device.cuda(0); Device other = Device.cuda(0); Device cpu = Device.cpu(1);
+                Arena arena = Arena.ofConfined()) {
+            Tensor here = Tensor.of(arena, new float[] {1, 2}, Shape.of(2));
+            Tensor there = device.allocate(arena, DType.F32, Shape.of(2));
+            device.copy(there, here);
+            assertThatThrownBy(() -> Add.forward(device, there, here)).isInstanceOf(IllegalArgumentException.class)
+                    .hasMessageContaining("x, 8 bytes at").hasMessageContaining("is not memory of this context's device");
+            assertThatThrownBy(() -> Add.forward(cpu, here, there)).isInstanceOf(IllegalArgumentException.class)
+                    .hasMessageContaining("is not host memory");
+            assertThatThrownBy(() -> Add.forward(other, there, device.allocate(arena, DType.F32, Shape.of(2)))).isInstanceOf(IllegalArgumentException.class);
+            assertThatThrownBy(() -> other.copy(here, there)).isInstanceOf(IllegalArgumentException.class);
+            assertThatThrownBy(() -> cpu.copy(here, there)).isInstanceOf(UnsupportedOperationException.class);
+            assertThatThrownBy(() -> Add.forward(device, there, there)).isInstanceOf(IllegalArgumentException.class);
+        }
+    }
+
+    @Test
+    void memoryOutlivesItsDeviceAndNotItsArena() {
+        Device device = Device.cuda(0);
+        try (Device cpu = Device.cpu(1)) {
+            Tensor late;
+            try (Arena arena = Arena.ofConfined()) {
+                late = device.allocate(arena, DType.F32, Shape.of(2));
+                device.close();
+                Tensor there = late;
+                assertThatThrownBy(there::toFloatArray).isInstanceOf(IllegalStateException.class).hasMessageContaining("closed");
+                assertThatThrownBy(() -> Add.forward(cpu, Tensor.allocate(arena, DType.F32, Shape.of(2)), there))
+                        .isInstanceOf(IllegalArgumentException.class);
+            }
+            Tensor gone = late;
+            assertThatThrownBy(() -> Add.forward(cpu, gone, gone)).isInstanceOf(IllegalStateException.class);
+        }
+    }
+
+    @Test
+    void moreThanThereIsSaysSo() {
+        try (Device device = Device.cuda(0); Arena arena = Arena.ofConfined()) {
+            assertThatThrownBy(() -> device.allocate(arena, DType.F32, Shape.of(1L << 40, 1L << 10)))
+                    .isInstanceOf(DeviceException.class).hasMessageContaining("4503599627370496 bytes asked of cuda:0");
+            assertThatThrownBy(() -> KvCache.allocate(device, 1 << 20, 1 << 10, 1 << 10, 1 << 10, DType.F32))
+                    .isInstanceOf(DeviceException.class);
+        }
+    }
+
+    @Test
+    void whatIsNotThereHasASentence() {
+        assertThatThrownBy(() -> Device.cuda(-1)).isInstanceOf(IllegalArgumentException.class);
+        assertThatThrownBy(() -> Device.cuda(1000)).isInstanceOf(UnsupportedOperationException.class)
+                .hasMessageContaining("there is no device cuda:1000");
+        String library = System.getProperty(PROPERTY);
+        try {
+            System.setProperty(PROPERTY, "/nowhere/libpuna_cuda.so");
+            assertThatThrownBy(() -> Device.cuda(0)).isInstanceOf(UnsupportedOperationException.class)
+                    .hasMessageContaining("/nowhere/libpuna_cuda.so");
+        } finally {
+            System.setProperty(PROPERTY, library);
+        }
+    }
+
+    /** Nothing but the device differs: prompts whole and cut, a cache that grows, next tokens, probabilities, sampling. */
+    @ParameterizedTest
+    @ValueSource(strings = {"models/gqa3-head80", "models/mistral-window", "models/rope-dynamic", "gguf/q4_k_m.gguf", "gguf/q8_0.gguf"})
+    void aModelSaysTheSame(String name) throws Exception {
+        int[] prompt = {1, 5, 9, 2, 7, 3, 3, 8, 4, 6, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+        Path path = TestData.fixture(name);
+        GenerationOptions options = GenerationOptions.builder().maxTokens(12).temperature(0).logprobs(3).build();
+        for (int stepTokens : new int[] {512, 7}) {
+            ModelOptions onCpu = ModelOptions.defaults().withContextLength(64).withStepTokens(stepTokens).withThreads(1);
+            try (Device device = Device.cuda(0); LlamaModel expected = LlamaModel.open(path, onCpu);
+                    LlamaModel model = LlamaModel.open(path, onCpu.withDevice(device)); Arena arena = Arena.ofConfined();
+                    Session reference = expected.newSession(); Session session = model.newSession()) {
+                float[] logits = session.logits(prompt);
+                float[] wanted = reference.logits(prompt);
+                for (int i = 0; i < wanted.length; i++) {
+                    assertThat(logits[i]).isCloseTo(wanted[i], within(1e-4f * Math.max(1, Math.abs(wanted[i]))));
+                }
+                assertThat(session.logits(arena, prompt).rows(19, 1).toFloatArray()).containsExactly(logits, within(1e-4f));
+                GenerationResult result = session.generate(prompt, options);
+                GenerationResult same = reference.generate(prompt, options);
+                assertThat(result.tokens()).isEqualTo(same.tokens());
+            }
+        }
+    }
+}
