@@ -8,7 +8,8 @@ import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Spec;
 
 /** Lists what can compute, and says why something is not there. */
-@Command(name = "devices", mixinStandardHelpOptions = true, description = "Lists what --device takes, and why something is not there.")
+@Command(name = "devices", mixinStandardHelpOptions = true,
+        description = "Lists what --device takes, and why something is not there.")
 final class DevicesCommand implements Callable<Integer> {
     @Spec
     private CommandSpec spec;
