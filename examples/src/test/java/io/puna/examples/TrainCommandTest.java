@@ -123,7 +123,7 @@ class TrainCommandTest {
             }
             Process process = Run.start(Map.of(), command.toArray());
             long before = step;
-            long patience = System.nanoTime() + TimeUnit.SECONDS.toNanos(60);
+            long patience = System.nanoTime() + TimeUnit.SECONDS.toNanos(300);
             while (saved(out) <= before && process.isAlive() && System.nanoTime() < patience) {
                 Thread.sleep(5);
             }

@@ -28,8 +28,8 @@ import org.jspecify.annotations.Nullable;
  * of rows at a time, never those of the whole batch. Each operation is one call into the kernels for all rows. For use by one thread.
  */
 public final class LossGradient implements AutoCloseable {
-    /** Of the logits that exist at a time, 32 MiB: enough rows for the products, few beside a model with such a vocabulary. */
-    private static final long LOGIT_ELEMENTS = 8L << 20;
+    /** Of the logits that exist at a time, 64 MiB: a large output layer comes from memory for every stretch. */
+    private static final long LOGIT_ELEMENTS = 16L << 20;
     private static final long LEAST_LOGIT_ROWS = 64;
 
     private final Device device;
