@@ -12,6 +12,7 @@ import io.puna.train.ChatFormat;
 import io.puna.train.ModelDirectory;
 import io.puna.train.Parameters;
 import io.puna.train.Trainer;
+import io.puna.train.TrainingOptions;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
@@ -74,6 +75,7 @@ final class FinetuneCommand implements Callable<Integer> {
 
     @Override
     public Integer call() throws IOException {
+        TrainingOptions options = run.options();
         run.requireRightFolder();
         try (CtrlC ctrlC = run.ctrlC(); Checkpoint checkpoint = Checkpoint.open(from); Tokenizer tokenizer = Tokenizer.of(checkpoint);
                 Device device = run.device()) {
@@ -82,7 +84,7 @@ final class FinetuneCommand implements Callable<Integer> {
             try (Parameters weights = Parameters.copyOf(device, config, LlamaWeights.of(checkpoint, config));
                     LoraAdapter adapter = rank == 0 ? null
                             : LoraAdapter.random(weights.config(), rank, alpha, EnumSet.copyOf(layers), run.seed());
-                    Trainer trainer = new Trainer(device, weights, adapter, source, run.options())) {
+                    Trainer trainer = new Trainer(device, weights, adapter, source, options)) {
                 boolean whole = adapter == null || merge;
                 if (whole) {
                     ModelDirectory.prepare(run.out(), weights.config(), Files.isDirectory(from) ? from : from.toAbsolutePath().getParent());

@@ -8,6 +8,7 @@ import io.puna.train.ModelDirectory;
 import io.puna.train.Parameters;
 import io.puna.train.TokenDataset;
 import io.puna.train.Trainer;
+import io.puna.train.TrainingOptions;
 import java.io.IOException;
 import java.nio.file.Path;
 import java.util.concurrent.Callable;
@@ -57,6 +58,7 @@ final class TrainCommand implements Callable<Integer> {
 
     @Override
     public Integer call() throws IOException {
+        TrainingOptions options = run.options();
         run.requireRightFolder();
         try (CtrlC ctrlC = run.ctrlC(); TokenDataset dataset = TokenDataset.open(data);
                 Device device = run.device(); Parameters weights = weights(device)) {
@@ -64,7 +66,7 @@ final class TrainCommand implements Callable<Integer> {
                 throw new IllegalArgumentException("--data: expected tokens of a vocabulary of at most "
                         + weights.config().vocabularySize() + ", the model's, got " + dataset.vocabularySize());
             }
-            try (Trainer trainer = new Trainer(device, weights, dataset.batches(run.seed(), maskBoundaries), run.options())) {
+            try (Trainer trainer = new Trainer(device, weights, dataset.batches(run.seed(), maskBoundaries), options)) {
                 ModelDirectory.prepare(run.out(), weights.config(), data); // the data knows the tokenizer it was made by
                 return run.run(spec.commandLine(), device, trainer, dataset.hasValidation() ? dataset::validation : null,
                         () -> ModelDirectory.writeWeights(run.out(), trainer.weights()));

@@ -186,6 +186,15 @@ class ProgramsIT {
     }
 
     @Test
+    void theTrainingScriptLearns() throws Exception {
+        Run run = Run.process(Map.of(), script("Train.java"));
+
+        assertThat(run.err()).isEmpty();
+        assertThat(run.code()).isZero();
+        assertThat(run.out()).contains("parameters", "step 100: loss 0.");
+    }
+
+    @Test
     void theGenerateScriptContinuesAText() throws Exception {
         Run run = Run.process(Map.of(), script("Generate.java", GGUF, "Once upon a time"));
 

@@ -38,6 +38,16 @@ class PunaTest {
         assertThat(Run.puna("--help").out()).contains("  " + command);
     }
 
+    @ParameterizedTest
+    @ValueSource(strings = {"train", "finetune", "plan", "gradients"})
+    void everyCommandOfTrainingHasHelpWithExamples(String command) {
+        Run run = Run.puna(command, "--help");
+
+        assertThat(run.code()).isZero();
+        assertThat(run.out()).contains("Usage: puna " + command, "Example", "puna " + command + " --");
+        assertThat(Run.puna("--help").out()).contains("  " + command);
+    }
+
     @Test
     void helpTellsTheExitCodesAndVersionWhatRuns() {
         assertThat(Run.puna("--help").out()).contains("Exit codes:").contains(" 65 ", " 66 ", " 69 ", " 130 ");
@@ -57,6 +67,13 @@ class PunaTest {
         Path noModel = Files.createDirectory(folder.resolve("nothing"));
         return Stream.of(
                 bad(2, "Missing required subcommand"),
+                bad(2, "learningRate", "train", "--config", "c.json", "--data", "d", "--out", "o", "--steps", "9", "--batch", "1",
+                        "--sequence", "8", "--learning-rate", "-1"),
+                bad(2, "--config", "train", "--data", "d", "--out", "o", "--steps", "9", "--batch", "1", "--sequence", "8",
+                        "--learning-rate", "1"),
+                bad(66, "no such file", "train", "--config", "c.json", "--data", "/none", "--out", "o", "--steps", "9", "--batch", "1",
+                        "--sequence", "8", "--learning-rate", "1"),
+                bad(66, "no such file", "plan", "--config", "/none.json", "--batch", "1", "--sequence", "8"),
                 bad(2, "frobnicate", "frobnicate"),
                 bad(2, "--frob", "generate", "--model", GGUF, "--frob", "x"),
                 bad(2, "got none", "generate", "--model", GGUF),
