@@ -54,7 +54,7 @@ def puna(folder, tokens, steps, policy):
     config, log = os.path.join(folder, "config.json"), os.path.join(folder, "log.jsonl")
     with open(config, "w", encoding="utf-8") as f:
         json.dump(CONFIG, f)
-    command = [os.path.join(os.environ["JAVA_HOME"], "bin", "java"), "-XX:+UseSerialGC", "-jar", os.path.join(ROOT, "examples", "target", "puna.jar"), "train",
+    command = [os.path.join(os.environ.get("JAVA_HOME", "/usr"), "bin", "java"), "-XX:+UseSerialGC", "-jar", os.path.join(ROOT, "examples", "target", "puna.jar"), "train",
                "--config", config, "--data", tokens, "--out", os.path.join(folder, "model"), "--steps", str(steps), "--batch", str(SEQUENCES), "--sequence",
                str(TOKENS), "--learning-rate", "1e-4", "--threads", str(THREADS), "--recompute", policy, "--evaluation-batches", "1",
                "--log", log]

@@ -1,6 +1,7 @@
 """Loss, gradient and a hundred AdamW steps of models of this repository, by transformers and PyTorch in float32.
 
-    python make_gradients.py [OUT] [MODEL]      OUT defaults to ../resources/fixtures; with MODEL, a folder elsewhere, OUT receives its case
+    python make_gradients.py [OUT] [MODEL]      OUT defaults to ../resources/fixtures; MODEL is a folder elsewhere, of a model that is too
+                                                large for its gradient to be kept: of that, sketches are
 
 Needs numpy, torch, transformers, safetensors, and the models that make_models.py made. For each case OUT/gradients/CASE.safetensors holds
 the gradient of every tensor, as F32, and CASE.json the batch, its mean loss and the loss before each step of training on that batch.
@@ -59,6 +60,17 @@ def case(folder, seed):
     return gradients, expected
 
 
+def sketch(gradient):
+    """The norm, and sums with sixteen patterns of signs: of a difference they have its length as their root mean square."""
+    values = gradient.flatten().double().numpy()
+    h = np.arange(values.size, dtype=np.uint64) * np.uint64(2654435761) & np.uint64(0xFFFFFFFF)
+    h ^= h >> np.uint64(15)
+    h = h * np.uint64(2246822519) & np.uint64(0xFFFFFFFF)
+    h ^= h >> np.uint64(13)
+    sums = [float(np.where(h >> np.uint64(k) & np.uint64(1), values, -values).sum()) for k in range(16)]
+    return {"norm": float(np.linalg.norm(values)), "sums": sums}
+
+
 def main():
     out = sys.argv[1] if len(sys.argv) > 1 else reference.DEFAULT_OUT
     folder = os.path.join(out, "gradients")
@@ -68,7 +80,10 @@ def main():
         models = {os.path.basename(os.path.normpath(sys.argv[2])): sys.argv[2]}
     for seed, (name, model) in enumerate(models.items()):
         gradients, expected = case(model, seed)
-        safetensors.torch.save_file(gradients, os.path.join(folder, name + ".safetensors"))
+        if name in CASES:
+            safetensors.torch.save_file(gradients, os.path.join(folder, name + ".safetensors"))
+        else:
+            expected["sketches"] = {tensor: sketch(gradient) for tensor, gradient in gradients.items()}
         reference.write_json(os.path.join(folder, name + ".json"), expected)
         print(name, expected["loss"], expected["losses"][-1], sum(g.numel() for g in gradients.values()))
 

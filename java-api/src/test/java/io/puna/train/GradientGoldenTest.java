@@ -111,6 +111,51 @@ class GradientGoldenTest {
         }
     }
 
+    /** A real model, whose gradient is too large to be kept here: sums of it with patterns of signs are, which tell as much. */
+    @ParameterizedTest
+    @ValueSource(strings = {"hf/stories260K", "gguf/stories260K.gguf"})
+    void aRealModelsGradientAndStepsAreTheReferences(String file) throws IOException {
+        Batch batch = Batch.read("stories260K");
+        TrainingOptions options = TrainingOptions.of(100, batch.sequences, batch.ids.length / batch.sequences, 1e-3)
+                .withSchedule(0, Schedule.CONSTANT);
+        try (Device device = Device.cpu(2); Parameters weights = parameters(device, TestData.require(file));
+                Parameters gradient = Parameters.zeros(weights.config());
+                LossGradient loss = new LossGradient(device, weights.config(), Recomputation.LLAMA, batch.sequences,
+                        batch.ids.length / batch.sequences);
+                Trainer trainer = new Trainer(device, weights, batch.source(), options)) {
+            loss.accumulate(gradient, weights, batch.ids, batch.targets, 1f / batch.counted());
+            JsonNode sketches = batch.expected.get("sketches");
+            assertThat(gradient.tensors()).hasSize(sketches.size());
+            gradient.tensors().forEach((name, tensor) -> {
+                double[] sums = signedSums(tensor.toFloatArray());
+                double squares = 0;
+                for (int k = 0; k < sums.length; k++) {
+                    squares += Math.pow(sums[k] - sketches.get(name).get("sums").get(k).doubleValue(), 2);
+                }
+                double norm = sketches.get(name).get("norm").doubleValue();
+                assertThat(Math.sqrt(squares / sums.length) / norm).as(name).isLessThan(GRADIENT_TOLERANCE);
+            });
+            for (JsonNode wanted : batch.expected.get("losses")) {
+                Trainer.Step step = trainer.step();
+                assertThat(step.loss()).as("step " + step.step()).isCloseTo(wanted.doubleValue(), within(LOSS_TOLERANCE));
+            }
+        }
+    }
+
+    private static double[] signedSums(float[] values) {
+        double[] sums = new double[16];
+        for (int i = 0; i < values.length; i++) {
+            int h = i * (int) 2654435761L;
+            h ^= h >>> 15;
+            h *= (int) 2246822519L;
+            h ^= h >>> 13;
+            for (int k = 0; k < sums.length; k++) {
+                sums[k] += (h >>> k & 1) == 1 ? values[i] : -values[i];
+            }
+        }
+        return sums;
+    }
+
     @Test
     void everyPolicyAndNumberOfThreadsGivesTheSameBits() throws IOException {
         Batch batch = Batch.read("gqa3-tied");
