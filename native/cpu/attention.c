@@ -19,7 +19,7 @@
  * then lie in the workspace until the caller merges them, as many as there is room for at a time.
  *
  * One thread of a Granite Rapids in its own time, a prompt of 2048, 32 heads of 128 in 8 groups, of 249 GFLOP/s (AVX2: of 134):
- *   1  lanes are elements of a head, sums of lanes for each score; 32 rows, 32 keys    about 85 (60)
+ *   1  lanes are elements of a head, sums of lanes for each score; 32 rows, 32 keys    70 (51), at 512
  *   2  keys transposed, one register tile for both products; 96 rows, 64 keys          136
  *   3  192 rows, and the tiles of a head one after another                             150 (93)
  *   4  exp without subnormal numbers, the largest score without a branch               158 (98); heads of 64, T = 512: 125
@@ -43,7 +43,7 @@ enum {
     PARTIAL_ROWS = 128 /* rows of partial sums, for each thread: eight tiles of SPLIT_ROWS                           */
 };
 
-/* A register tile has 6 rows and TILE_VECS vectors, or fewer rows and as many accumulators as hide the latency of a multiply-add. */
+/* A register tile has 6 rows and TILE_VECS vectors, or fewer rows and more vectors: enough sums to hide a multiply-add. */
 #if defined(PUNA_VARIANT_AVX512)
 enum { TILE_VECS = 4 };
 #else
@@ -369,7 +369,8 @@ static void merge_row(const sums *whole, const sums *stretch, int64_t i, int64_t
         return;
     }
     vec m = vec_set1(whole->m[i]), m_s = vec_set1(stretch->m[i]), largest = vec_max(m, m_s);
-    vec shift = vec_max(vec_set1(-FLT_MAX), largest), f = vec_exp_weight(vec_sub(m, shift)), f_s = vec_exp_weight(vec_sub(m_s, shift));
+    vec shift = vec_max(vec_set1(-FLT_MAX), largest);
+    vec f = vec_exp_weight(vec_sub(m, shift)), f_s = vec_exp_weight(vec_sub(m_s, shift));
     vec_store_partial(whole->m + i, largest, 1);
     vec_store(l, vec_fma(vec_load(l_s), f_s, vec_mul(vec_load(l), f)));
     for (int64_t d = 0; d < width; d += VEC_WIDTH)
