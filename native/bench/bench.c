@@ -1,183 +1,184 @@
 /*
- * Times the operations as the tests describe them: puna-bench [word [threads]] runs those whose name contains the word, on every
- * instruction set. Beside each time stands its share of what this machine can do with as many threads, measured just before:
- * reading memory (for operations that move bytes) or multiplying and adding in registers (for those that compute).
+ * Times the operations as the tests describe them: puna-bench [options] [word [threads]] runs those whose name contains the word.
  *
- * The figure is the median of many calls after a warm-up. Where a call's arrays fit a cache, reading them beats memory.
+ *   --isa NAME    one instruction set (baseline, avx2, avx512) instead of all that the processor has
+ *   --seconds S   time for the calls of a case, 0.3 by default
+ *   --markdown, --json    a table, an array of objects
+ *   --svg         a picture of all cases under the roofline of one instruction set, where none is named the best
+ *
+ * Beside each time stands its share of what the machine allows with the same instruction set and as many threads, measured no
+ * more than some seconds before: the time that its bytes take out of memory or its operations in registers, whichever is longer.
+ *
+ * A case warms up, then its calls take turns among as many copies of its arrays as fill twice the last cache, so that each finds
+ * its own out of memory, as the weights of a model are. A case of less than a mebibyte stays in the cache, where the operation
+ * before would have left it. The figure is the median; the spread is half of what lies between the tenth and ninetieth percentile.
  */
-#include "../test/test.h"
+#include "bench.h"
 
 #include <stdlib.h>
-#include <time.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
+enum { CALLS = 4000, CACHED_BYTES = 1 << 20, FRESH_SECONDS = 2 };
+
+static struct {
+    const char *word;
+    int32_t threads, isa; /* 0: all                                                                                 */
+    double seconds;
+    bench_format format;
+    char *memory; /* for the ceilings and the copies, more than a cache holds                                       */
+    int64_t bytes;
+} options = {.word = "", .seconds = 0.3};
 
 static int ascending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-/* ------------------------------------------------- ceilings ----------------------------------------------------------- */
-
-enum { READ_BYTES = 256 << 20, READ_SHARE = 1 << 20, FMA_ROUNDS = 1 << 15, FMA_SHARES = 64 };
-
-static const uint64_t *read_memory;
-static volatile uint64_t read_sink;
-
-static void read_share(void *arguments, int64_t share, int32_t thread) {
-    (void)arguments, (void)thread;
-    const uint64_t *p = read_memory + share * (READ_SHARE / 8);
-    uint64_t sum[8] = {0};
-    for (int64_t i = 0; i < READ_SHARE / 8; i += 8)
-        for (int k = 0; k < 8; k++) sum[k] += p[i + k];
-    read_sink = sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
-}
-
-/* Bytes per second, the best of several passes over more memory than a cache holds. */
-static double measure_read(puna_context *context) {
-    uint64_t *memory = malloc(READ_BYTES);
-    if (memory == NULL) return NAN;
-    memset(memory, 1, READ_BYTES);
-    read_memory = memory;
-    double best = INFINITY;
-    for (int i = 0; i < 5; i++) {
-        double start = seconds();
-        puna_parallel(context, READ_BYTES / READ_SHARE, read_share, NULL);
-        best = fmin(best, seconds() - start);
+/* The ceilings drift: measured again when they are old. */
+static bench_ceilings ceilings_now(puna_context *context) {
+    static bench_ceilings ceilings;
+    static double measured;
+    static puna_context *of;
+    if (of != context || bench_now() - measured > FRESH_SECONDS) {
+        ceilings = bench_measure_ceilings(context, options.memory, options.bytes);
+        measured = bench_now();
+        of = context;
     }
-    free(memory);
-    return READ_BYTES / best;
+    return ceilings;
 }
 
-static volatile float fma_sink;
+static int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-__attribute__((target("avx2,fma"))) static void fma_rounds(void) {
-    __m256 a[12], x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
-    for (int k = 0; k < 12; k++) a[k] = _mm256_set1_ps((float)k);
-    for (int i = 0; i < FMA_ROUNDS; i++)
-        for (int k = 0; k < 12; k++) a[k] = _mm256_fmadd_ps(a[k], x, y);
-    for (int k = 1; k < 12; k++) a[0] = _mm256_add_ps(a[0], a[k]);
-    fma_sink = _mm256_cvtss_f32(a[0]);
-}
-static bool can_measure_fma(void) { return puna_cpu_has(PUNA_ISA_AVX2); }
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-static void fma_rounds(void) {
-    float32x4_t a[24], x = vdupq_n_f32(0.999f), y = vdupq_n_f32(0.001f);
-    for (int k = 0; k < 24; k++) a[k] = vdupq_n_f32((float)k);
-    for (int i = 0; i < FMA_ROUNDS; i++)
-        for (int k = 0; k < 24; k++) a[k] = vfmaq_f32(y, a[k], x);
-    for (int k = 1; k < 24; k++) a[0] = vaddq_f32(a[0], a[k]);
-    fma_sink = vgetq_lane_f32(a[0], 0);
-}
-static bool can_measure_fma(void) { return true; }
-#else
-static void fma_rounds(void) {}
-static bool can_measure_fma(void) { return false; }
-#endif
-
-static void fma_share(void *arguments, int64_t share, int32_t thread) {
-    (void)arguments, (void)share, (void)thread;
-    fma_rounds();
-}
-
-/* Floating-point operations per second in registers: 12 chains of 8 lanes, two operations each. */
-static double measure_fma(puna_context *context) {
-    if (!can_measure_fma()) return NAN;
-    double best = INFINITY;
-    for (int i = 0; i < 5; i++) {
-        double start = seconds();
-        puna_parallel(context, FMA_SHARES, fma_share, NULL);
-        best = fmin(best, seconds() - start);
+/* A further copy of a case's arrays at memory. */
+static void copy_buffers(const test_buffer *from, int count, test_buffer *to, char *memory) {
+    memcpy(to, from, (size_t)count * sizeof *from);
+    for (int i = 0; i < count; i++) {
+        if (from[i].memory.mapping == NULL) continue;
+        to[i].data = memcpy(memory, from[i].data, (size_t)from[i].bytes);
+        memory += align(from[i].bytes);
     }
-    return (double)FMA_SHARES * FMA_ROUNDS * 12 * 8 * 2 / best;
+    for (int i = 0; i < count; i++)
+        if (from[i].alias != NULL && from[i].data != NULL) to[i].data = to[from[i].alias - from].data;
 }
 
-/* ------------------------------------------------- operations --------------------------------------------------------- */
-
-static void short_share(void *arguments, int64_t share, int32_t thread) {
-    (void)arguments, (void)share, (void)thread;
-    for (volatile int i = 0; i < 2000; i++) continue;
-}
-
-/* The cost of a job beyond its work: as many equal shares as threads, the wall time less one share's alone, each at its best. */
-static double measure_fork_join(puna_context *context) {
-    double alone = INFINITY, together = INFINITY;
-    for (int i = 0; i < 2000; i++) {
-        double start = seconds();
-        puna_parallel(context, 1, short_share, NULL);
-        alone = fmin(alone, seconds() - start);
-        start = seconds();
-        puna_parallel(context, context->threads, short_share, NULL);
-        together = fmin(together, seconds() - start);
-    }
-    return together - alone;
-}
-
-enum { CALLS = 400 };
-
-static void bench_case(const test_op *op, const int64_t *d, puna_context *context, double read_ceiling, double fma_ceiling) {
-    test_buffer b[TEST_BUFFERS] = {{0}};
-    int count = op->buffers(context, d, b);
-    test_prepare(op, d, b, count, false, TEST_GUARD_BEFORE);
-    double times[CALLS], start = seconds();
-    int calls = 0;
-    for (int i = 0; i < 3; i++)
-        if (op->call(context, d, b) != PUNA_STATUS_OK) {
-            printf("%s: %s\n", op->name, test_last_error());
-            test_release(b, count);
-            return;
-        }
-    while (calls < CALLS && (calls < 5 || seconds() - start < 0.5)) {
-        double before = seconds();
-        op->call(context, d, b);
-        times[calls++] = seconds() - before;
-    }
-    test_release(b, count);
-    qsort(times, (size_t)calls, sizeof *times, ascending);
-    double median = times[calls / 2];
-    char text[160] = "";
+static void describe(const test_op *op, const int64_t *d, bench_row *row) {
     const char *name = op->dimensions;
     for (int i = 0; *name != '\0'; i++) {
         int length = (int)strcspn(name, " ");
-        bool is_dtype = length >= 5 && strncmp(name + length - 5, "dtype", 5) == 0;
-        size_t at = strlen(text);
-        if (is_dtype) snprintf(text + at, sizeof text - at, " %s", puna_dtype_name((int32_t)d[i]));
-        else snprintf(text + at, sizeof text - at, " %.*s=%lld", length, name, (long long)d[i]);
+        size_t at = strlen(row->shape);
+        if (length >= 5 && strncmp(name + length - 5, "dtype", 5) == 0)
+            snprintf(row->dtype, sizeof row->dtype, "%s", puna_dtype_name((int32_t)d[i]));
+        else if (strncmp(name, "activations", (size_t)length) == 0)
+            row->bits = d[i] == PUNA_ACTIVATIONS_INT8 ? 8 : d[i] == PUNA_ACTIVATIONS_INT16 ? 16 : 0;
+        else if (i < 3 || d[i] != 0) /* what comes late and is zero is the ordinary case */
+            snprintf(row->shape + at, sizeof row->shape - at, "%s%.*s=%lld", at > 0 ? " " : "", length, name, (long long)d[i]);
         name += length;
         name += strspn(name, " ");
     }
-    double rate = op->flops != NULL ? op->flops(d) / median : op->traffic(d) / median;
-    double ceiling = op->flops != NULL ? fma_ceiling : read_ceiling;
-    printf("%-22s %-9s%-42s %10.1f us  %7.2f %-7s %5.1f %%\n", op->name, context->ops->name, text, median * 1e6, rate * 1e-9,
-           op->flops != NULL ? "GFLOP/s" : "GB/s", 100 * rate / ceiling);
-    fflush(stdout);
 }
 
-static void bench(int32_t isa, int32_t threads, const char *word) {
-    puna_context_options options = {PUNA_BACKEND_CPU, 0, threads, isa};
+static void bench_case(const test_op *op, const int64_t *d, puna_context *context) {
+    bench_row row = {.op = op->name, .isa = context->ops->name, .threads = context->threads,
+                     .bytes = op->traffic != NULL ? op->traffic(d) : 0, .operations = op->flops != NULL ? op->flops(d) : 0,
+                     .ceilings = ceilings_now(context)};
+    describe(op, d, &row);
+    test_buffer first[TEST_BUFFERS] = {{0}};
+    int count = op->buffers(context, d, first);
+    test_prepare(op, d, first, count, false, TEST_GUARD_BEFORE);
+    int64_t bytes = 0, copies = 0;
+    for (int i = 0; i < count; i++)
+        if (first[i].memory.mapping != NULL) bytes += align(first[i].bytes);
+    row.cached = bytes < CACHED_BYTES;
+    if (!row.cached) copies = options.bytes / bytes;
+    test_buffer(*sets)[TEST_BUFFERS] = malloc((size_t)(copies + 1) * sizeof *sets);
+    double *times = malloc(CALLS * sizeof *times);
+    memcpy(sets[0], first, sizeof first);
+    for (int64_t i = 0; i < copies; i++) copy_buffers(first, count, sets[i + 1], options.memory + i * bytes);
+    for (double start = bench_now(); row.calls < 3 && (row.calls == 0 || bench_now() - start < options.seconds / 3); row.calls++)
+        if (op->call(context, d, sets[row.calls % (copies + 1)]) != PUNA_STATUS_OK) {
+            fprintf(stderr, "%s: %s\n", op->name, test_last_error());
+            exit(1);
+        }
+    int64_t next = row.calls;
+    row.calls = 0;
+    for (double start = bench_now(); row.calls < CALLS && (row.calls < 3 || bench_now() - start < options.seconds); row.calls++) {
+        const test_buffer *set = sets[next++ % (copies + 1)];
+        double before = bench_now();
+        op->call(context, d, set);
+        times[row.calls] = bench_now() - before;
+    }
+    qsort(times, (size_t)row.calls, sizeof *times, ascending);
+    row.seconds = times[row.calls / 2];
+    row.low = times[row.calls / 10];
+    row.high = times[row.calls - 1 - row.calls / 10];
+    free(times);
+    free(sets);
+    test_release(first, count);
+    bench_report_row(options.format, &row);
+}
+
+static void bench(int32_t isa) {
+    puna_context_options wanted = {PUNA_BACKEND_CPU, 0, options.threads, isa};
     puna_context *context;
-    if (puna_context_create(&options, NULL, &context) != PUNA_STATUS_OK) return;
-    char line[96];
-    puna_context_describe(context, line, sizeof line);
-    double read_ceiling = measure_read(context), fma_ceiling = measure_fma(context);
-    printf("%s: memory reads %.1f GB/s, FMA %.1f GFLOP/s, starting and ending a job %.2f us\n", line, read_ceiling * 1e-9,
-           fma_ceiling * 1e-9, measure_fork_join(context) * 1e6);
+    if (puna_context_create(&wanted, NULL, &context) != PUNA_STATUS_OK) return; /* this processor lacks it */
+    bench_ceilings ceilings = ceilings_now(context);
+    bench_report_context(options.format, context, &ceilings, options.bytes, bench_measure_fork_join(context));
     for (int64_t i = 0; i < test_op_count; i++)
-        for (int64_t k = 0; strstr(test_ops[i]->name, word) != NULL && k < test_ops[i]->benchmark_count; k++)
-            bench_case(test_ops[i], test_ops[i]->benchmarks[k], context, read_ceiling, fma_ceiling);
+        for (int64_t k = 0; strstr(test_ops[i]->name, options.word) != NULL && k < test_ops[i]->benchmark_count; k++)
+            bench_case(test_ops[i], test_ops[i]->benchmarks[k], context);
     puna_context_destroy(context);
 }
 
+static void usage(void) {
+    fprintf(stderr, "puna-bench [--isa baseline|avx2|avx512] [--seconds S] [--markdown|--json|--svg] [word [threads]]\n");
+    exit(2);
+}
+
+static void parse(int argc, char **argv) {
+    static const char *const isas[] = {[PUNA_ISA_BASELINE] = "baseline", [PUNA_ISA_AVX2] = "avx2", [PUNA_ISA_AVX512] = "avx512"};
+    int words = 0;
+    for (int i = 1; i < argc; i++) {
+        const char *a = argv[i];
+        if (strcmp(a, "--markdown") == 0) options.format = BENCH_MARKDOWN;
+        else if (strcmp(a, "--json") == 0) options.format = BENCH_JSON;
+        else if (strcmp(a, "--svg") == 0) options.format = BENCH_SVG;
+        else if (strcmp(a, "--seconds") == 0 && i + 1 < argc) options.seconds = atof(argv[++i]);
+        else if (strcmp(a, "--isa") == 0 && i + 1 < argc) {
+            i++;
+            for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_AVX512; isa++)
+                if (strcmp(argv[i], isas[isa]) == 0) options.isa = isa;
+            if (options.isa == 0) usage();
+        } else if (a[0] == '-' || words == 2) usage();
+        else if (words++ == 0) options.word = a;
+        else options.threads = atoi(a);
+    }
+}
+
+/* Twice the largest cache that the system tells of, half a gibibyte at least. */
+static int64_t more_than_caches(void) {
+    int64_t bytes = 512 << 20;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+    bytes = puna_max(bytes, 2 * sysconf(_SC_LEVEL3_CACHE_SIZE));
+#endif
+    return bytes;
+}
+
 int main(int argc, char **argv) {
-    const char *word = argc > 1 ? argv[1] : "";
-    int32_t threads = argc > 2 ? atoi(argv[2]) : 0;
-    for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_AVX512; isa++) bench(isa, threads, word);
+    parse(argc, argv);
+    options.bytes = more_than_caches();
+    options.memory = mmap(NULL, (size_t)options.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (options.memory == MAP_FAILED) {
+        perror("puna-bench");
+        return 1;
+    }
+    memset(options.memory, 1, (size_t)options.bytes);
+    if (options.format == BENCH_SVG && options.isa == 0)
+        for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_AVX512; isa++)
+            if (puna_cpu_has(isa)) options.isa = isa;
+    bench_report_begin(options.format);
+    for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_AVX512; isa++)
+        if (options.isa == 0 || options.isa == isa) bench(isa);
+    bench_report_end(options.format);
     return 0;
 }

@@ -80,6 +80,10 @@ static double attention_flops(const int64_t *d) {
     return 4.0 * (double)(d[0] * d[1] * d[3] * d[5]) * seen;
 }
 
+static double attention_traffic(const int64_t *d) {
+    return 8.0 * (double)(d[0] * d[5] * (d[1] * d[3] + d[2] * d[4]));
+}
+
 static const int64_t attention_benchmarks[][TEST_DIMENSIONS] = {
     {1, 512, 512, 32, 8, 128}, {1, 2048, 2048, 32, 8, 128}, {1, 8192, 8192, 32, 8, 128}, {1, 512, 512, 32, 8, 48},
     {1, 512, 512, 32, 8, 64}, {1, 512, 512, 32, 8, 80}, {1, 512, 512, 32, 8, 96}, {1, 128, 2048, 32, 4, 64},
@@ -87,7 +91,7 @@ static const int64_t attention_benchmarks[][TEST_DIMENSIONS] = {
 
 const test_op test_attention = {
     "attention_forward", "B T S NH NKV HD window lse special", attention_cases, TEST_COUNT(attention_cases), attention_buffers,
-    attention_call, attention_flops, NULL, attention_benchmarks, TEST_COUNT(attention_benchmarks),
+    attention_call, attention_flops, attention_traffic, attention_benchmarks, TEST_COUNT(attention_benchmarks),
 };
 
 /* ------------------------------------------------- caches ------------------------------------------------------------ */
@@ -157,22 +161,31 @@ static puna_status cached_call(puna_context *context, const int64_t *d, const te
                                          scale_of(d[WIDTH]), b[5].data, b[5].bytes);
 }
 
-/* Of one layer's keys and values; rows of a sequence share them. */
-static double cached_traffic(const int64_t *d) {
-    double keys = 0;
+/* Of one layer, without window: two products for every key a row sees; keys and values read once for all their heads. */
+static double cached_flops(const int64_t *d) {
+    double seen = 0;
     for (int s = 0; s < SEQUENCES; s++)
-        if (d[SEQUENCE + 2 * s] > 0) keys += (double)(d[SEQUENCE + 2 * s] + d[SEQUENCE + 2 * s + 1]);
-    return keys * 2 * (double)((d[HEADS_CODE] % 100) * puna_row_bytes((int32_t)d[DTYPE], d[WIDTH]));
+        seen += (double)d[SEQUENCE + 2 * s] * ((double)d[SEQUENCE + 2 * s + 1] + (double)(d[SEQUENCE + 2 * s] + 1) / 2);
+    return 4 * seen * (double)(d[HEADS_CODE] / 100 * d[WIDTH]);
 }
 
+static double cached_traffic(const int64_t *d) {
+    double keys = 0;
+    for (int s = 0; s < SEQUENCES; s++) keys += (double)(d[SEQUENCE + 2 * s] + d[SEQUENCE + 2 * s + 1]);
+    return 2 * keys * (double)(d[HEADS_CODE] % 100 * d[WIDTH] * (d[DTYPE] == F32 ? 4 : 2))
+           + 8.0 * (double)(step_rows(d) * (d[HEADS_CODE] / 100) * d[WIDTH]);
+}
+
+/* The next token after long texts. */
 static const int64_t cached_benchmarks[][TEST_DIMENSIONS] = {
+    {F16, 3208, 128, 0, 1, 8191, 1, 4095, 1, 2047}, {F32, 3208, 128, 0, 1, 8191, 1, 4095, 1, 2047},
+    {F16, 3204, 64, 0, 1, 2047, 1, 2047, 1, 2047}, {F16, 3204, 64, 0, 1, 31, 1, 63, 1, 127},
     {F32, 3208, 128, 0, 1, 8191}, {F16, 3208, 128, 0, 1, 8191}, {F16, 3232, 128, 0, 1, 4095}, {F16, 3204, 64, 0, 1, 2047},
-    {F16, 3208, 128, 0, 1, 2047, 1, 4095, 1, 1023},
 };
 
 const test_op test_attention_cached = {
     "attention_cached_forward", "dtype heads HD window rows0 position0 rows1 position1 rows2 position2", cached_cases,
-    TEST_COUNT(cached_cases), cached_buffers, cached_call, NULL, cached_traffic, cached_benchmarks,
+    TEST_COUNT(cached_cases), cached_buffers, cached_call, cached_flops, cached_traffic, cached_benchmarks,
     TEST_COUNT(cached_benchmarks),
 };
 

@@ -162,18 +162,27 @@ static puna_status matmul_call(puna_context *context, const int64_t *d, const te
 }
 
 static double matmul_flops(const int64_t *d) { return 2.0 * (double)(d[1] * d[2]) * (double)d[3]; }
-static double matmul_traffic(const int64_t *d) { return (double)(d[2] * puna_row_bytes((int32_t)d[0], d[3])); }
+static double matmul_traffic(const int64_t *d) {
+    return (double)(d[2] * puna_row_bytes((int32_t)d[0], d[3]) + 4 * d[1] * (d[2] + d[3]));
+}
 
-#define BENCHMARKS(dtype) \
-    {dtype, 1, 5632, 2048, 1}, {dtype, 4, 5632, 2048, 1}, {dtype, 16, 5632, 2048, 1}, {dtype, 128, 5632, 2048, 1},
-#define BENCHMARKS_INTEGER(dtype)                                                                                             \
-    {dtype, 1, 5632, 2048, 1, 0, 0, INT8}, {dtype, 4, 5632, 2048, 1, 0, 0, INT8}, {dtype, 16, 5632, 2048, 1, 0, 0, INT8},    \
-    {dtype, 128, 5632, 2048, 1, 0, 0, INT8}, {dtype, 1, 5632, 2048, 1, 0, 0, INT16}, {dtype, 4, 5632, 2048, 1, 0, 0, INT16}, \
-    {dtype, 16, 5632, 2048, 1, 0, 0, INT16}, {dtype, 128, 5632, 2048, 1, 0, 0, INT16},
+/* Matrices of the 1.1B and of the 8B model; SMALL: of the 15M one, whose width holds no block of 256. */
+#define BENCHMARK(dtype, rows, N, K, activations) {dtype, rows, N, K, 1, 0, 0, activations},
+#define BENCHMARKS(dtype, a)                                                                                                \
+    BENCHMARK(dtype, 1, 5632, 2048, a) BENCHMARK(dtype, 4, 5632, 2048, a) BENCHMARK(dtype, 8, 5632, 2048, a)                \
+    BENCHMARK(dtype, 16, 5632, 2048, a) BENCHMARK(dtype, 128, 5632, 2048, a) BENCHMARK(dtype, 512, 5632, 2048, a)           \
+    BENCHMARK(dtype, 1, 2048, 5632, a) BENCHMARK(dtype, 128, 2048, 5632, a) BENCHMARK(dtype, 1, 2048, 2048, a)              \
+    BENCHMARK(dtype, 1, 32000, 2048, a) BENCHMARK(dtype, 1, 14336, 4096, a) BENCHMARK(dtype, 128, 14336, 4096, a)           \
+    BENCHMARK(dtype, 1, 4096, 14336, a)
+#define SMALL(dtype, a)                                                                                                     \
+    BENCHMARK(dtype, 1, 768, 288, a) BENCHMARK(dtype, 128, 768, 288, a) BENCHMARK(dtype, 1, 32000, 288, a)
 static const int64_t matmul_benchmarks[][TEST_DIMENSIONS] = {
-    BENCHMARKS(F32) BENCHMARKS(F16) BENCHMARKS(BF16) BENCHMARKS(Q8_0) BENCHMARKS(Q4_0) BENCHMARKS(Q4_K) BENCHMARKS(Q6_K)
-    {F32, 512, 2048, 2048, 1},
-    BENCHMARKS_INTEGER(Q8_0) BENCHMARKS_INTEGER(Q4_0) BENCHMARKS_INTEGER(Q4_K) BENCHMARKS_INTEGER(Q6_K)
+    BENCHMARKS(F32, 0) SMALL(F32, 0) BENCHMARKS(F16, 0) BENCHMARKS(BF16, 0) BENCHMARKS(Q8_0, 0) BENCHMARKS(Q4_0, 0)
+    BENCHMARKS(Q4_K, 0) BENCHMARKS(Q6_K, 0)
+    BENCHMARKS(Q8_0, INT8) SMALL(Q8_0, INT8) BENCHMARKS(Q4_0, INT8) SMALL(Q4_0, INT8) BENCHMARKS(Q4_K, INT8)
+    BENCHMARKS(Q6_K, INT8)
+    BENCHMARKS(Q8_0, INT16) SMALL(Q8_0, INT16) BENCHMARKS(Q4_0, INT16) SMALL(Q4_0, INT16) BENCHMARKS(Q4_K, INT16)
+    BENCHMARKS(Q6_K, INT16)
 };
 
 const test_op test_matmul = {

@@ -54,6 +54,7 @@ static puna_status dequantize_call(puna_context *context, const int64_t *d, cons
     return puna_dequantize(context, b[0].data, b[1].data, (int32_t)d[0], d[1], d[2]);
 }
 
+static double dequantize_flops(const int64_t *d) { return (double)(d[1] * d[2]); }
 static double dequantize_traffic(const int64_t *d) {
     return (double)d[1] * (double)(4 * d[2] + puna_row_bytes((int32_t)d[0], d[2]));
 }
@@ -64,7 +65,7 @@ static const int64_t dequantize_benchmarks[][TEST_DIMENSIONS] = {
 
 const test_op test_dequantize = {
     "dequantize", "dtype rows C special", dequantize_cases, TEST_COUNT(dequantize_cases), dequantize_buffers, dequantize_call,
-    NULL, dequantize_traffic, dequantize_benchmarks, TEST_COUNT(dequantize_benchmarks),
+    dequantize_flops, dequantize_traffic, dequantize_benchmarks, TEST_COUNT(dequantize_benchmarks),
 };
 
 /* ------------------------------------------------- embedding ---------------------------------------------------------- */
@@ -125,12 +126,13 @@ static puna_status rmsnorm_call(puna_context *context, const int64_t *d, const t
     return puna_rmsnorm_forward(context, b[0].data, b[1].data, b[2].data, b[3].data, (int32_t)d[0], d[1], d[2], 1e-5f);
 }
 
+static double rmsnorm_flops(const int64_t *d) { return 4.0 * (double)(d[1] * d[2]); }
 static double rmsnorm_traffic(const int64_t *d) { return 8.0 * (double)(d[1] * d[2]); }
 static const int64_t rmsnorm_benchmarks[][TEST_DIMENSIONS] = {{F32, 1, 4096}, {F32, 2048, 4096}};
 
 const test_op test_rmsnorm = {
     "rmsnorm_forward", "g_dtype rows C rstd alias", rmsnorm_cases, TEST_COUNT(rmsnorm_cases), rmsnorm_buffers, rmsnorm_call,
-    NULL, rmsnorm_traffic, rmsnorm_benchmarks, TEST_COUNT(rmsnorm_benchmarks),
+    rmsnorm_flops, rmsnorm_traffic, rmsnorm_benchmarks, TEST_COUNT(rmsnorm_benchmarks),
 };
 
 /* ------------------------------------------------- add ---------------------------------------------------------------- */
@@ -153,12 +155,13 @@ static puna_status add_call(puna_context *context, const int64_t *d, const test_
     return puna_add_forward(context, b[0].data, b[1].data, d[0]);
 }
 
+static double add_flops(const int64_t *d) { return (double)d[0]; }
 static double add_traffic(const int64_t *d) { return 12.0 * (double)d[0]; }
 static const int64_t add_benchmarks[][TEST_DIMENSIONS] = {{4096}, {2048 * 4096}};
 
 const test_op test_add = {
     "add_forward", "n", add_cases, TEST_COUNT(add_cases), add_buffers, add_call,
-    NULL, add_traffic, add_benchmarks, TEST_COUNT(add_benchmarks),
+    add_flops, add_traffic, add_benchmarks, TEST_COUNT(add_benchmarks),
 };
 
 /* ------------------------------------------------- swiglu ------------------------------------------------------------- */
@@ -204,12 +207,13 @@ static puna_status swiglu_call(puna_context *context, const int64_t *d, const te
     return puna_swiglu_forward(context, b[0].data, b[0].stride, gate, up, b[1].stride, d[0], d[1]);
 }
 
+static double swiglu_flops(const int64_t *d) { return 4.0 * (double)(d[0] * d[1]); }
 static double swiglu_traffic(const int64_t *d) { return 12.0 * (double)(d[0] * d[1]); }
 static const int64_t swiglu_benchmarks[][TEST_DIMENSIONS] = {{1, 11008, 0}, {512, 11008, 0}};
 
 const test_op test_swiglu = {
     "swiglu_forward", "rows FF layout", swiglu_cases, TEST_COUNT(swiglu_cases), swiglu_buffers, swiglu_call,
-    NULL, swiglu_traffic, swiglu_benchmarks, TEST_COUNT(swiglu_benchmarks),
+    swiglu_flops, swiglu_traffic, swiglu_benchmarks, TEST_COUNT(swiglu_benchmarks),
 };
 
 /* ------------------------------------------------- log_softmax -------------------------------------------------------- */
@@ -251,12 +255,13 @@ static puna_status log_softmax_call(puna_context *context, const int64_t *d, con
     return puna_log_softmax_forward(context, b[0].data, b[1].data, d[0], d[1]);
 }
 
+static double log_softmax_flops(const int64_t *d) { return 4.0 * (double)(d[0] * d[1]); }
 static double log_softmax_traffic(const int64_t *d) { return 8.0 * (double)(d[0] * d[1]); }
 static const int64_t log_softmax_benchmarks[][TEST_DIMENSIONS] = {{1, 128256}, {64, 32000}};
 
 const test_op test_log_softmax = {
     "log_softmax_forward", "rows V alias special", log_softmax_cases, TEST_COUNT(log_softmax_cases), log_softmax_buffers,
-    log_softmax_call, NULL, log_softmax_traffic, log_softmax_benchmarks, TEST_COUNT(log_softmax_benchmarks),
+    log_softmax_call, log_softmax_flops, log_softmax_traffic, log_softmax_benchmarks, TEST_COUNT(log_softmax_benchmarks),
 };
 
 /* ------------------------------------------------- argmax ------------------------------------------------------------- */
@@ -292,12 +297,13 @@ static puna_status argmax_call(puna_context *context, const int64_t *d, const te
     return puna_argmax_forward(context, b[0].data, b[1].data, d[0], d[1]);
 }
 
+static double argmax_flops(const int64_t *d) { return (double)(d[0] * d[1]); }
 static double argmax_traffic(const int64_t *d) { return 4.0 * (double)(d[0] * d[1]); }
 static const int64_t argmax_benchmarks[][TEST_DIMENSIONS] = {{1, 128256, 0}, {64, 32000, 0}};
 
 const test_op test_argmax = {
     "argmax_forward", "rows V kind", argmax_cases, TEST_COUNT(argmax_cases), argmax_buffers, argmax_call,
-    NULL, argmax_traffic, argmax_benchmarks, TEST_COUNT(argmax_benchmarks),
+    argmax_flops, argmax_traffic, argmax_benchmarks, TEST_COUNT(argmax_benchmarks),
 };
 
 /* ------------------------------------------------- rotary position embedding ------------------------------------------ */
@@ -348,10 +354,11 @@ static puna_status rope_call(puna_context *context, const int64_t *d, const test
     return puna_rope_forward(context, b[0].data, b[0].stride, b[1].data, (int32_t)d[0], d[1], d[2], d[3]);
 }
 
+static double rope_flops(const int64_t *d) { return 3.0 * (double)(d[1] * d[2] * d[3]); }
 static double rope_traffic(const int64_t *d) { return 8.0 * (double)(d[1] * d[2] * d[3]); }
 static const int64_t rope_benchmarks[][TEST_DIMENSIONS] = {{0, 1, 64, 128}, {0, 512, 64, 128}, {1, 512, 64, 128}};
 
 const test_op test_rope = {
     "rope_forward", "layout rows heads HD padding", rope_cases, TEST_COUNT(rope_cases), rope_buffers, rope_call,
-    NULL, rope_traffic, rope_benchmarks, TEST_COUNT(rope_benchmarks),
+    rope_flops, rope_traffic, rope_benchmarks, TEST_COUNT(rope_benchmarks),
 };

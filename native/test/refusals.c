@@ -121,7 +121,7 @@ static void products(void) {
     REFUSED("count is 0, expected 1 to 3", puna_matmul_forward(c, p, 0, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));
     REFUSED("count is 4, expected 1 to 3", puna_matmul_forward(c, p, 4, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));
     REFUSED("products is null", puna_matmul_forward(c, NULL, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));
-    REFUSED("activations is 2, expected 0 to 1", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 2, 0, 0));
+    REFUSED("activations is 3, expected 0 to 2", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, C, 3, 0, 0));
     REFUSED("K is 0", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, C, ROWS, 0, 0, 0, 0));
     REFUSED("x_stride is 7", puna_matmul_forward(c, p, 1, out, in, 0, 0, 0, 0, in2, 7, ROWS, C, 0, 0, 0));
     REFUSED("y1 is not null, but count is 1", puna_matmul_forward(c, p, 1, out, in, extra, 0, 0, 0, in2, C, ROWS, C, 0, 0, 0));

@@ -93,7 +93,7 @@ typedef struct test_op {
     /* Describes the buffers of a case on a context (workspaces may depend on it) and returns how many there are. */
     int (*buffers)(puna_context *, const int64_t *d, test_buffer *b);
     puna_status (*call)(puna_context *, const int64_t *d, const test_buffer *b);
-    /* For the benchmark: operations done and bytes that must move. */
+    /* For the benchmark: operations done (an exponential counts as one) and bytes that must move; either may be null. */
     double (*flops)(const int64_t *d);
     double (*traffic)(const int64_t *d);
     const int64_t (*benchmarks)[TEST_DIMENSIONS];
