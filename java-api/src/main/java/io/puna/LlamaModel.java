@@ -112,6 +112,36 @@ public final class LlamaModel implements AutoCloseable {
         }
     }
 
+    /**
+     * Opens the model that comes with this library, as {@link #open(Path)} opens others: {@link #bundledFile}.
+     *
+     * @throws IOException if it cannot be written to the user's cache
+     */
+    public static LlamaModel bundled() throws IOException {
+        return bundled(ModelOptions.defaults());
+    }
+
+    /**
+     * Opens the model that comes with this library, as {@link #open(Path, ModelOptions)} opens others.
+     *
+     * @throws IOException if it cannot be written to the user's cache
+     */
+    public static LlamaModel bundled(ModelOptions options) throws IOException {
+        return open(bundledFile(), options);
+    }
+
+    /**
+     * {@return the model that comes with this library, a GGUF file, written to the user's cache unless it is there}
+     *
+     * <p>It tells short stories for small children in simple English, and does nothing else: continue "Once upon a time". MODEL_CARD
+     * How it was made, with every command, is in {@code examples/story} of the source.
+     *
+     * @throws IOException if it cannot be written; the message names each directory that was tried
+     */
+    public static Path bundledFile() throws IOException {
+        return BundledModel.file();
+    }
+
     /** {@return the model's numbers} */
     public LlamaConfig config() {
         return config;

@@ -1,24 +1,21 @@
 package io.puna.examples;
 
+import io.puna.LlamaModel;
+import java.io.IOException;
 import java.nio.file.Path;
 import org.jspecify.annotations.Nullable;
-import picocli.CommandLine;
-import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
-import picocli.CommandLine.Spec;
 
 /** {@code --model}, and where it comes from when it is not given. */
 final class ModelPath {
     private static final String VARIABLE = "PUNA_MODEL";
 
-    @Spec(Spec.Target.MIXEE)
-    private CommandSpec command;
-
     @Option(names = "--model", paramLabel = "PATH",
-            description = "A GGUF file, or a directory in Hugging Face's layout. Default: the environment variable PUNA_MODEL.")
+            description = "A GGUF file, or a directory in Hugging Face's layout. Default: the environment variable PUNA_MODEL,"
+                    + " or else the story-teller that comes with Puna.")
     private @Nullable Path path;
 
-    Path get() {
+    Path get() throws IOException {
         if (path != null) {
             return path;
         }
@@ -26,7 +23,6 @@ final class ModelPath {
         if (named != null && !named.isEmpty()) {
             return Path.of(named);
         }
-        throw new CommandLine.ParameterException(command.commandLine(),
-                "No model: name one with --model PATH or in the environment variable " + VARIABLE + ", because none is bundled");
+        return LlamaModel.bundledFile();
     }
 }

@@ -40,7 +40,7 @@ final class RunOptions {
             description = "What computes: cpu, or a GPU as puna devices lists them. Default: ${DEFAULT-VALUE}.")
     private String device;
 
-    Path path() {
+    Path path() throws IOException {
         return model.get();
     }
 

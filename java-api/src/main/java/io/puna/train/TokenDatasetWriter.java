@@ -63,7 +63,8 @@ public final class TokenDatasetWriter implements AutoCloseable {
      * @param directory made where there is none
      * @param name      of the source: letters, digits, {@code -} and {@code _}
      * @param weight    the source's share of the sequences trained on, relative to other sources
-     * @param heldOut   one document in so many is held out for evaluation, drawn by a hash of its tokens; 0 for none
+     * @param heldOut   one document in so many is held out for evaluation, drawn by a hash of its text, so that it is the same
+     *                  whatever the tokenizer; 0 for none
      * @param tokenizer a tokenizer.json, a tokenizer.model, or a directory with one of them
      * @throws IllegalArgumentException              if an argument is none of that
      * @throws CheckpointException                   if the directory has tokens of another tokenizer
@@ -146,7 +147,7 @@ public final class TokenDatasetWriter implements AutoCloseable {
             from = to;
         }
         parts = Arrays.copyOf(parts, count);
-        TokenShard.Writer shard = heldOut > 0 && Integer.remainderUnsigned(hash(parts), heldOut) == 0 ? validation : training;
+        TokenShard.Writer shard = heldOut > 0 && Integer.remainderUnsigned(hash(text), heldOut) == 0 ? validation : training;
         shard.write(begin);
         for (int[] part : parts) {
             shard.write(part);
@@ -170,8 +171,8 @@ public final class TokenDatasetWriter implements AutoCloseable {
     }
 
     /** The finaliser of MurmurHash3 over Java's hash, whose low bits alone are no lottery. */
-    private static int hash(int[][] parts) {
-        int h = Arrays.deepHashCode(parts);
+    private static int hash(String text) {
+        int h = text.hashCode();
         h = (h ^ h >>> 16) * 0x85EBCA6B;
         h = (h ^ h >>> 13) * 0xC2B2AE35;
         return h ^ h >>> 16;

@@ -1,0 +1,62 @@
+package io.puna;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.puna.generate.FinishReason;
+import io.puna.generate.GenerationOptions;
+import io.puna.generate.GenerationResult;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import org.junit.jupiter.api.Test;
+
+class BundledModelTest {
+    private static final GenerationOptions GREEDY = GenerationOptions.builder().maxTokens(24).build();
+
+    /** Greedy, as llama.cpp and transformers continue it too. */
+    private static final String PROMPT = "Once upon a time";
+    private static final String GOLDEN = ", there was a little girl named Lily. She loved to play outside in the park.";
+
+    @Test
+    void tellsItsStory() throws IOException {
+        try (LlamaModel model = LlamaModel.bundled()) {
+            GenerationResult result = model.generate(PROMPT, GREEDY);
+            assertThat(result.text()).startsWith(GOLDEN);
+            assertThat(result.tokens()).hasSize(24);
+        }
+    }
+
+    @Test
+    void itsTextIsTheSameOnAnyNumberOfThreads() throws IOException {
+        GenerationOptions options = GenerationOptions.builder().maxTokens(40).temperature(0.8).seed(5).build();
+        List<Integer> tokens;
+        try (LlamaModel model = LlamaModel.bundled(ModelOptions.defaults().withThreads(1))) {
+            tokens = model.generate(PROMPT, options).tokens();
+        }
+        try (LlamaModel model = LlamaModel.bundled(ModelOptions.defaults().withThreads(3))) {
+            assertThat(model.generate(PROMPT, options).tokens()).isEqualTo(tokens);
+        }
+    }
+
+    @Test
+    void itsStoriesEnd() throws IOException {
+        try (LlamaModel model = LlamaModel.bundled()) {
+            GenerationResult result = model.generate(PROMPT, GenerationOptions.builder().maxTokens(500).temperature(0.6).seed(1).build());
+            assertThat(result.finishReason()).isEqualTo(FinishReason.EOS);
+        }
+    }
+
+    @Test
+    void theFileIsWrittenOnceAndMendedWhenItIsDamaged() throws IOException {
+        Path file = LlamaModel.bundledFile();
+        byte[] content = Files.readAllBytes(file);
+        assertThat(content.length).isLessThanOrEqualTo(6_000_000);
+        Object written = Files.getLastModifiedTime(file);
+        assertThat(LlamaModel.bundledFile()).isEqualTo(file);
+        assertThat(Files.getLastModifiedTime(file)).isEqualTo(written);
+
+        Files.write(file, new byte[] {1, 2, 3});
+        assertThat(LlamaModel.bundledFile()).isEqualTo(file).hasBinaryContent(content);
+    }
+}
