@@ -133,8 +133,10 @@ public final class LlamaModel implements AutoCloseable {
     /**
      * {@return the model that comes with this library, a GGUF file, written to the user's cache unless it is there}
      *
-     * <p>It tells short stories for small children in simple English, and does nothing else: continue "Once upon a time". MODEL_CARD
-     * How it was made, with every command, is in {@code examples/story} of the source.
+     * <p>It tells short stories for small children in simple English, and does nothing else: continue "Once upon a time".
+     * It has 1.4 million weights in Q8_0, a vocabulary of 2,048 tokens and a context of 512. Puna trained it on 4,627 stories of
+     * TinyStories, which are under CDLA-Sharing-1.0; on 196 others its loss is 2.39 nats a token. How it was made, with every
+     * command, is in {@code examples/story} of the source.
      *
      * @throws IOException if it cannot be written; the message names each directory that was tried
      */
