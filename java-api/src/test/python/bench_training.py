@@ -1,6 +1,6 @@
 """Training speed and memory of Puna beside PyTorch on the CPU, in turn: the 15M shape of stories15M, batch 4 x 256, F32, AdamW.
 
-    python bench_training.py TOKENS [ROUNDS] [STEPS] [POLICY]      TOKENS: a folder that puna data made with a vocabulary of at most 32,000
+    python bench_training.py TOKENS [ROUNDS] [STEPS] [POLICY]      TOKENS: a folder of puna data, of at most 32,000 tokens
 
 Needs torch and transformers. Every round runs each in a process of its own on two threads; the medians of all steps but each process's
 first two are compared.
@@ -54,10 +54,11 @@ def puna(folder, tokens, steps, policy):
     config, log = os.path.join(folder, "config.json"), os.path.join(folder, "log.jsonl")
     with open(config, "w", encoding="utf-8") as f:
         json.dump(CONFIG, f)
-    command = [os.path.join(os.environ.get("JAVA_HOME", "/usr"), "bin", "java"), "-XX:+UseSerialGC", "-jar", os.path.join(ROOT, "examples", "target", "puna.jar"), "train",
-               "--config", config, "--data", tokens, "--out", os.path.join(folder, "model"), "--steps", str(steps), "--batch", str(SEQUENCES), "--sequence",
-               str(TOKENS), "--learning-rate", "1e-4", "--threads", str(THREADS), "--recompute", policy, "--evaluation-batches", "1",
-               "--log", log]
+    java = os.path.join(os.environ.get("JAVA_HOME", "/usr"), "bin", "java")
+    jar = os.path.join(ROOT, "examples", "target", "puna.jar")
+    command = [java, "-XX:+UseSerialGC", "-jar", jar, "train", "--config", config, "--data", tokens, "--out",
+               os.path.join(folder, "model"), "--steps", str(steps), "--batch", str(SEQUENCES), "--sequence", str(TOKENS),
+               "--learning-rate", "1e-4", "--threads", str(THREADS), "--recompute", policy, "--evaluation-batches", "1", "--log", log]
     return run(command, lambda _: [json.loads(line)["tokens_per_second"] for line in open(log, encoding="utf-8")])
 
 
