@@ -3,10 +3,10 @@
 
     make_corpus.py SAMPLE LOWERCASE OUT.jsonl
 
-SAMPLE is the beginning of TinyStories' training text, its stories parted by <|endoftext|>. LOWERCASE begins with the same stories and has
-as many again, all in lower case, with a line break between stories and, mostly, two between paragraphs. Where a story of LOWERCASE ends
-and which of its words have capitals is learnt from the part that both have: counts of what stands around a line break or a word. How well
-that works is measured on a fifth of SAMPLE that the counts have not seen, and printed.
+SAMPLE is the beginning of TinyStories' training text, its stories parted by <|endoftext|>. LOWERCASE begins with the same stories and
+has as many again, all in lower case, with a line break between stories and, mostly, two between paragraphs. Where a story of LOWERCASE
+ends and which of its words have capitals is learnt from the part that both have: counts of what stands around a line break or a word.
+How well that works is measured on stories that the counts have not seen, and printed.
 
 OUT gets a line {"text": ...} for each story; one that comes twice is kept once. Needs Python alone.
 """
@@ -22,8 +22,8 @@ WORD = re.compile(r"[a-z]+(?:'[a-z]+)*|\n|[^\sa-z]+", re.IGNORECASE)
 DETERMINERS = {"a", "an", "the", "his", "her", "their", "my", "your", "our", "its", "this", "that", "some", "every", "one", "two"}
 
 # UTF-8 read as Windows-1252 and then put in lower case.
-MOJIBAKE = [("â€œ", '"'), ("â€\x9d", '"'), ("â€™", "'"), ("â€˜", "'"), ("â€“", "-"), ("â€”", "-"), ("â€¦", "..."), ("ã±", "ñ"), ("ã©", "é"),
-            ("ã³", "ó"), ("ã¡", "á"), ("â€", '"'), ("â", "")]
+MOJIBAKE = [("â€œ", '"'), ("â€\x9d", '"'), ("â€™", "'"), ("â€˜", "'"), ("â€“", "-"), ("â€”", "-"), ("â€¦", "..."), ("ã±", "ñ"),
+            ("ã©", "é"), ("ã³", "ó"), ("ã¡", "á"), ("â€", '"'), ("â", "")]
 PLAIN = str.maketrans({"“": '"', "”": '"', "’": "'", "‘": "'", "–": "-", "—": "-", "…": "...", "«": '"', "»": '"', "\u00a0": " "})
 
 
@@ -107,7 +107,8 @@ def learn_breaks(text, ends, last, bayes):
             if truth:
                 seen_blank = False
         seen_blank |= blank
-    print("story boundaries: %.2f %% of %d line breaks right, each before it was learnt" % (100 * right / (breaks - 501), breaks - 501))
+    tried = breaks - 501
+    print("story boundaries: %.2f %% of %d line breaks right, each before it was learnt" % (100 * right / tried, tried))
 
 
 # ---- capitals ----
@@ -134,7 +135,8 @@ class Capitals:
         tokens = WORD.findall(story)
         for i, token in enumerate(tokens):
             if token[0].isalpha():
-                for context in self.contexts(kind(tokens[i - 1] if i else None), token.lower(), kind(tokens[i + 1] if i + 1 < len(tokens) else None)):
+                after = tokens[i + 1] if i + 1 < len(tokens) else None
+                for context in self.contexts(kind(tokens[i - 1] if i else None), token.lower(), kind(after)):
                     self.counts[context][token[0].isupper()] += 1
 
     def capital(self, before, word, after, names):
@@ -163,7 +165,8 @@ class Capitals:
         found = list(WORD.finditer(story))
         for i, match in enumerate(found):
             word = match.group()
-            if word[0].isalpha() and self.capital(kind(previous), word, kind(found[i + 1].group() if i + 1 < len(found) else None), names):
+            after = found[i + 1].group() if i + 1 < len(found) else None
+            if word[0].isalpha() and self.capital(kind(previous), word, kind(after), names):
                 out.append(story[at:match.start()] + word[0].upper() + word[1:])
                 at = match.end()
             previous = word

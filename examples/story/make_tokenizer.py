@@ -3,7 +3,7 @@
 
     make_tokenizer.py STORIES.jsonl OUT
 
-A SentencePiece byte-pair encoding. Every other byte has a token of its own, the line break among them, so that any text can be told.
+A SentencePiece byte-pair encoding. Every byte has a token of its own, the line break's among them, so that any text can be told.
 <s> begins a story and </s> ends it. Needs the sentencepiece package.
 """
 import json

@@ -35,6 +35,7 @@ final class BundledModel {
             }
         }
         throw new IOException("the bundled model could not be written" + tried
-                + "\n  fix: make one of these directories writable for this user alone, or start Java with -Djava.io.tmpdir=<directory>", last);
+                + "\n  fix: make one of these directories writable for this user alone, or start Java with"
+                + " -Djava.io.tmpdir=<directory>", last);
     }
 }

@@ -19,7 +19,8 @@ class BundledModelTest {
     private static final List<Integer> GOLDEN = List.of(
             2014, 384, 280, 261, 379, 428, 512, 387, 2007, 321, 511, 270, 369, 689, 317, 265, 579, 2007, 417, 351, 2014,
             330, 416, 261, 411, 684, 2007, 293, 684, 280, 392, 1402, 268, 449, 270, 369, 348, 313, 2007, 13);
-    private static final String TEXT = ", there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big dog. The dog was very friendly and wanted to play with her.\n";
+    private static final String TEXT = ", there was a little girl named Lily. She loved to play outside in the park."
+            + " One day, she saw a big dog. The dog was very friendly and wanted to play with her.\n";
 
     @Test
     void tellsItsStory() throws IOException {
@@ -45,7 +46,8 @@ class BundledModelTest {
     @Test
     void itsStoriesEnd() throws IOException {
         try (LlamaModel model = LlamaModel.bundled()) {
-            GenerationResult result = model.generate(PROMPT, GenerationOptions.builder().maxTokens(500).temperature(0.6).seed(1).build());
+            GenerationOptions options = GenerationOptions.builder().maxTokens(500).temperature(0.6).seed(1).build();
+            GenerationResult result = model.generate(PROMPT, options);
             assertThat(result.finishReason()).isEqualTo(FinishReason.EOS);
         }
     }

@@ -20,8 +20,8 @@ import java.util.stream.Stream;
  * first use of {@link puna_h}.
  *
  * <p>The library is the file that the system property {@value #LIBRARY_PROPERTY} names, and no other when it is set. Otherwise it
- * is the resource {@code native/<os>-<arch>/} beside this class, written once per content into the {@link UserCache}: the first of its
- * directories that can be written and executed.
+ * is the resource {@code native/<os>-<arch>/} beside this class, written once per content into the {@link UserCache}: the first of
+ * its directories that can be written and executed.
  *
  * <p>Thread-safe; many processes may start at once.
  */

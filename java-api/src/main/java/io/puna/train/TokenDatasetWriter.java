@@ -24,7 +24,8 @@ import org.jspecify.annotations.Nullable;
  * Adds one source to a directory of tokens that {@link TokenDataset} opens. A document is its tokens between the vocabulary's
  * beginning-of-text and end-of-text tokens, where it has them. The directory gets a copy of the tokenizer's files.
  *
- * <p>Nothing is to be seen of a source before {@link #finish}, and {@link #close} without it leaves nothing behind. For use by one thread.
+ * <p>Nothing is to be seen of a source before {@link #finish}, and {@link #close} without it leaves nothing behind. For use by one
+ * thread.
  */
 public final class TokenDatasetWriter implements AutoCloseable {
     /** Parts documents in a file of plain text. */
@@ -53,7 +54,8 @@ public final class TokenDatasetWriter implements AutoCloseable {
         this.validation = validation;
         this.heldOut = heldOut;
         OptionalInt eos = tokenizer.eosIds().stream().mapToInt(Integer::intValue).min();
-        begin = tokenizer.bosId().isPresent() && !tokenizer.bosId().equals(eos) ? new int[] {tokenizer.bosId().getAsInt()} : new int[0];
+        OptionalInt bos = tokenizer.bosId();
+        begin = bos.isPresent() && !bos.equals(eos) ? new int[] {bos.getAsInt()} : new int[0];
         end = eos.isPresent() ? new int[] {eos.getAsInt()} : new int[0];
     }
 
@@ -71,7 +73,8 @@ public final class TokenDatasetWriter implements AutoCloseable {
      * @throws io.puna.text.TokenizerException       if the tokenizer cannot be used
      * @throws IOException                           if a file cannot be read or made
      */
-    public static TokenDatasetWriter create(Path directory, String name, double weight, int heldOut, Path tokenizer) throws IOException {
+    public static TokenDatasetWriter create(Path directory, String name, double weight, int heldOut, Path tokenizer)
+            throws IOException {
         if (!name.matches("[A-Za-z0-9_-]{1,100}")) {
             throw new IllegalArgumentException("name: expected letters, digits, - and _, got " + name);
         }
@@ -89,7 +92,8 @@ public final class TokenDatasetWriter implements AutoCloseable {
             Files.createDirectories(directory);
             copyTokenizer(file, directory);
             training = new TokenShard.Writer(directory.resolve(name + TokenDataset.SUFFIX), opened.vocabularySize(), weight);
-            validation = new TokenShard.Writer(directory.resolve(name + TokenDataset.VALIDATION_SUFFIX), opened.vocabularySize(), weight);
+            validation = new TokenShard.Writer(directory.resolve(name + TokenDataset.VALIDATION_SUFFIX), opened.vocabularySize(),
+                    weight);
             return new TokenDatasetWriter(opened, training, validation, heldOut);
         } catch (Throwable e) {
             if (training != null) {
@@ -112,14 +116,16 @@ public final class TokenDatasetWriter implements AutoCloseable {
                 }
             }
         }
-        throw new IllegalArgumentException("tokenizer: expected a tokenizer.json, a tokenizer.model or a directory with one, got " + tokenizer);
+        throw new IllegalArgumentException("tokenizer: expected a tokenizer.json, a tokenizer.model or a directory with one, got "
+                + tokenizer);
     }
 
     private static void copyTokenizer(Path file, Path directory) throws IOException {
         for (String name : TOKENIZERS) {
             Path there = directory.resolve(name);
             if (Files.exists(there) && !(name.equals(file.getFileName().toString()) && Files.mismatch(file, there) < 0)) {
-                throw new CheckpointException(there, "the tokenizer that the tokens of this directory were made by, " + file, "another");
+                throw new CheckpointException(there, "the tokenizer that the tokens of this directory were made by, " + file,
+                        "another");
             }
         }
         Path from = file.toAbsolutePath().getParent();
@@ -134,7 +140,7 @@ public final class TokenDatasetWriter implements AutoCloseable {
         }
     }
 
-    /** Adds a document; a blank one is passed over. One of more than a million chars is encoded in parts, cut at a line or a space. */
+    /** Adds a document; a blank one is passed over. One of more than a million chars is encoded in parts, cut at a line or space. */
     public void add(String text) throws IOException {
         if (text.isBlank()) {
             return;
@@ -192,7 +198,8 @@ public final class TokenDatasetWriter implements AutoCloseable {
             for (int count = in.read(buffer); count >= 0; count = in.read(buffer)) {
                 int searched = Math.max(0, pending.length() - SEPARATOR.length() + 1);
                 if (pending.length() > MAX_TEXT) {
-                    throw new CheckpointException(file, "documents of at most " + MAX_TEXT + " chars, parted by " + SEPARATOR, "a longer one");
+                    throw new CheckpointException(file, "documents of at most " + MAX_TEXT + " chars, parted by " + SEPARATOR,
+                            "a longer one");
                 }
                 pending.append(buffer, 0, count);
                 int start = 0;
