@@ -71,7 +71,7 @@ static cudaError_t set_up(cuda_context *context) {
     CUDA_TRY(cudaSetDevice(context->device));
     CUDA_TRY(cudaGetDeviceProperties(&properties, context->device));
     context->processors = properties.multiProcessorCount;
-    snprintf(context->name, sizeof context->name, "%s, sm_%d%d, %.1f GiB", properties.name, properties.major, properties.minor,
+    snprintf(context->name, sizeof context->name, "%.200s, sm_%d%d, %.1f GiB", properties.name, properties.major, properties.minor,
              (double)properties.totalGlobalMem / (1 << 30));
     CUDA_TRY(cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking));
     CUDA_TRY(cudaMalloc((void **)&context->scratch, kScratchBytes));
