@@ -13,10 +13,12 @@ import io.puna.generate.Session;
 import io.puna.kernel.Add;
 import io.puna.kernel.ArgMax;
 import io.puna.kernel.KvCache;
+import io.puna.kernel.MatMul;
 import java.lang.foreign.Arena;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.BeforeEach;
@@ -151,15 +153,34 @@ class CudaDeviceTest {
         int[] prompt = {1, 5, 9, 2, 7, 3, 3, 8, 4, 6, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
         Path path = TestData.fixture(name);
         GenerationOptions options = GenerationOptions.builder().maxTokens(12).temperature(0).logprobs(3).build();
+        float[] exact = exactLogits(path, prompt);
+        for (MatMul.Activations activations : List.of(MatMul.Activations.F32, MatMul.Activations.INT16)) {
+            assertSame(path, ModelOptions.defaults().withActivations(activations), prompt, exact, options);
+        }
+    }
+
+    private static float[] exactLogits(Path path, int[] prompt) throws Exception {
+        try (LlamaModel model = LlamaModel.open(path, ModelOptions.defaults().withActivations(MatMul.Activations.F32).withContextLength(64));
+                Session session = model.newSession()) {
+            return session.logits(prompt);
+        }
+    }
+
+    /** The device's logits: as near to the exact ones as 1e-4, or as twice what the CPU is off by where it rounds activations too. */
+    private static void assertSame(Path path, ModelOptions base, int[] prompt, float[] exact, GenerationOptions options) throws Exception {
         for (int stepTokens : new int[] {512, 7}) {
-            ModelOptions onCpu = ModelOptions.defaults().withContextLength(64).withStepTokens(stepTokens).withThreads(1);
+            ModelOptions onCpu = base.withContextLength(64).withStepTokens(stepTokens).withThreads(1);
             try (Device device = Device.cuda(0); LlamaModel expected = LlamaModel.open(path, onCpu);
                     LlamaModel model = LlamaModel.open(path, onCpu.withDevice(device)); Arena arena = Arena.ofConfined();
                     Session reference = expected.newSession(); Session session = model.newSession()) {
                 float[] logits = session.logits(prompt);
-                float[] wanted = reference.logits(prompt);
-                for (int i = 0; i < wanted.length; i++) {
-                    assertThat(logits[i]).isCloseTo(wanted[i], within(1e-4f * Math.max(1, Math.abs(wanted[i]))));
+                float[] rounded = reference.logits(prompt);
+                float off = 0;
+                for (int i = 0; i < exact.length; i++) {
+                    off = Math.max(off, Math.abs(rounded[i] - exact[i]));
+                }
+                for (int i = 0; i < exact.length; i++) {
+                    assertThat(logits[i]).isCloseTo(exact[i], within(Math.max(2 * off, 1e-4f * Math.max(1, Math.abs(exact[i])))));
                 }
                 assertThat(session.logits(arena, prompt).rows(19, 1).toFloatArray()).containsExactly(logits, within(1e-4f));
                 GenerationResult result = session.generate(prompt, options);

@@ -2,11 +2,10 @@ package io.puna.text;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import io.puna.TestClassPath;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
-import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -46,25 +45,14 @@ class EngineProcessTest {
 
     private String run(Path home) throws Exception {
         Path tokenizer = Files.write(folder.resolve("tokenizer.json"), Fixtures.bytes(Fixtures.tokenizerJson()));
-        String path = System.getProperty("jdk.module.path", "") + java.io.File.pathSeparator + System.getProperty("java.class.path");
-        List<String> classes = new ArrayList<>(List.of(location(Tokenizer.class), location(Program.class)));
-        classes.add(path);
         Path output = folder.resolve("output.txt");
         ProcessBuilder builder = new ProcessBuilder(Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                "--enable-native-access=ALL-UNNAMED", "-Duser.home=" + home, "-cp", String.join(java.io.File.pathSeparator, classes),
+                "--enable-native-access=ALL-UNNAMED", "-Duser.home=" + home, "-cp", TestClassPath.get(),
                 Program.class.getName(), tokenizer.toString());
         builder.environment().remove("XDG_CACHE_HOME");
         builder.environment().remove("JAVA_TOOL_OPTIONS");
         Process process = builder.redirectErrorStream(true).redirectOutput(output.toFile()).start();
         assertThat(process.waitFor()).as(Files.readString(output, StandardCharsets.UTF_8)).isEqualTo(7);
         return Files.readString(output, StandardCharsets.UTF_8);
-    }
-
-    private static String location(Class<?> type) throws Exception {
-        String file = type.getName().replace('.', '/') + ".class";
-        java.net.URL url = type.getResource("/" + file);
-        assertThat(url.getProtocol()).isEqualTo("file");
-        String path = Path.of(url.toURI()).toString();
-        return path.substring(0, path.length() - file.length() - 1);
     }
 }

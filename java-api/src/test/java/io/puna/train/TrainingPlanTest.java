@@ -3,6 +3,7 @@ package io.puna.train;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
+import io.puna.TestClassPath;
 import io.puna.kernel.Rope;
 import io.puna.model.LlamaConfig;
 import io.puna.model.RopeScaling;
@@ -36,7 +37,7 @@ class TrainingPlanTest {
     void theProcessGrowsByWhatThePlanSays(Recomputation recomputation, int sequences, int tokens) throws Exception {
         Process process = new ProcessBuilder(Path.of(System.getProperty("java.home"), "bin", "java").toString(), "-Xms64m", "-Xmx64m",
                 "-XX:+AlwaysPreTouch", "-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED", "-cp",
-                System.getProperty("java.class.path"), TrainingPlanTest.class.getName(), recomputation.name(),
+                TestClassPath.get(), TrainingPlanTest.class.getName(), recomputation.name(),
                 Integer.toString(sequences), Integer.toString(tokens)).redirectErrorStream(true).start();
         String out = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
         assertThat(process.waitFor()).as(out).isZero();
