@@ -95,23 +95,17 @@ class ReferenceModelTest {
     @MethodSource("cases")
     void logits(Case test) throws IOException {
         for (Device.Isa isa : List.of(Device.Isa.AUTO, Device.Isa.REFERENCE)) {
-            logits(test, isa, OPTIONS.withActivations(MatMul.Activations.F32));
-            logits(test, isa, OPTIONS);
-        }
-    }
-
-    private static void logits(Case test, Device.Isa isa, ModelOptions options) throws IOException {
-        String where = test + ", " + isa + ", " + options.activations();
-        try (Device device = Device.cpu(2, isa); LlamaModel model = LlamaModel.open(test.model(), options.withDevice(device));
-                Session session = model.newSession(); Arena arena = Arena.ofConfined()) {
-            for (JsonNode prompt : test.prompts()) {
-                int[] ids = ints(prompt.get("ids"));
-                assertClose(session.logits(ids), prompt.get("logits"), where + ", prompt of " + ids.length);
-                if (prompt.has("every_position")) {
-                    Tensor every = session.logits(arena, ids);
-                    for (int position = 0; position < ids.length; position++) {
-                        assertClose(every.rows(position, 1).toFloatArray(), prompt.get("every_position").get(position),
-                                where + ", position " + position);
+            try (Device device = Device.cpu(2, isa); LlamaModel model = LlamaModel.open(test.model(), OPTIONS.withDevice(device));
+                    Session session = model.newSession(); Arena arena = Arena.ofConfined()) {
+                for (JsonNode prompt : test.prompts()) {
+                    int[] ids = ints(prompt.get("ids"));
+                    assertClose(session.logits(ids), prompt.get("logits"), test + ", " + isa + ", prompt of " + ids.length);
+                    if (prompt.has("every_position")) {
+                        Tensor every = session.logits(arena, ids);
+                        for (int position = 0; position < ids.length; position++) {
+                            assertClose(every.rows(position, 1).toFloatArray(), prompt.get("every_position").get(position),
+                                    test + ", " + isa + ", position " + position);
+                        }
                     }
                 }
             }
@@ -121,13 +115,7 @@ class ReferenceModelTest {
     @ParameterizedTest(name = "{0}")
     @MethodSource("cases")
     void greedyTokensAndLogprobs(Case test) throws IOException {
-        for (MatMul.Activations activations : List.of(MatMul.Activations.F32, MatMul.Activations.INT16)) {
-            greedyTokensAndLogprobs(test, OPTIONS.withActivations(activations));
-        }
-    }
-
-    private static void greedyTokensAndLogprobs(Case test, ModelOptions options) throws IOException {
-        try (LlamaModel model = LlamaModel.open(test.model(), options)) {
+        try (LlamaModel model = LlamaModel.open(test.model(), OPTIONS)) {
             for (JsonNode prompt : test.prompts()) {
                 int[] ids = ints(prompt.get("ids"));
                 int[] expected = ints(prompt.get("greedy"));
