@@ -28,14 +28,15 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
 /**
- * Quantised models with activations rounded to 8 bits.
+ * Quantised models with activations rounded to 8 and to 16 bits.
  *
  * <p>The tolerance is that of a naive computation in the same precision: the scalar reference kernels, which round the activations
  * alike and add in double. Against the exact logits the fast kernels may be off by twice what those are.
  */
-class Int8ActivationsTest {
-    private static final ModelOptions EXACT = ReferenceModelTest.OPTIONS.withActivations(MatMul.Activations.F32);
+class IntegerActivationsTest {
+    private static final ModelOptions EXACT = ReferenceModelTest.OPTIONS;
     private static final ModelOptions INT8 = EXACT.withActivations(MatMul.Activations.INT8);
+    private static final ModelOptions INT16 = EXACT.withActivations(MatMul.Activations.INT16);
 
     static List<Arguments> quantisedCases() throws IOException {
         List<Arguments> quantised = new ArrayList<>();
@@ -95,7 +96,7 @@ class Int8ActivationsTest {
             if (chosen != greedy[i]) {
                 double margin = row[greedy[i]] - row[chosen];
                 double error = largestDifference(int8[prompt.length - 1 + i], row);
-                System.getLogger(Int8ActivationsTest.class.getName()).log(System.Logger.Level.INFO,
+                System.getLogger(IntegerActivationsTest.class.getName()).log(System.Logger.Level.INFO,
                         "{0}, token {1}: {2} in place of {3}, exact logits {4} apart, error {5}, tolerance {6}", where, i, chosen,
                         greedy[i], margin, error, tolerance);
                 assertThat(margin).as("%s, token %d: %d in place of %d", where, i, chosen, greedy[i]).isLessThanOrEqualTo(tolerance);
@@ -118,6 +119,36 @@ class Int8ActivationsTest {
         JsonNode expected = new ObjectMapper().readTree(TestData.require("reference/" + reference + ".json").toFile());
         for (JsonNode prompt : expected.get("prompts")) {
             assertSameChoices(TestData.require(file), ReferenceModelTest.ints(prompt.get("prompt_ids")),
+                    ReferenceModelTest.ints(prompt.get("greedy_ids")), reference + ", " + prompt.get("prompt"));
+        }
+    }
+
+    /** The reference's text, generated freely, and logits that are off by what 8 more bits leave of the error of 8. */
+    private static void assertSameText(Path file, int[] prompt, int[] greedy, String where) throws IOException {
+        try (LlamaModel model = LlamaModel.open(file, INT16); Session session = model.newSession()) {
+            GenerationOptions options = GenerationOptions.builder().maxTokens(greedy.length).ignoreEos(true).build();
+            assertThat(session.generate(prompt, options).tokens()).as(where).isEqualTo(IntStream.of(greedy).boxed().toList());
+        }
+        float[][] exact = logits(file, EXACT, prompt);
+        double error = largestDifference(logits(file, INT16, prompt), exact);
+        assertThat(error).as("%s: error of a logit", where).isLessThan(largestDifference(logits(file, INT8, prompt), exact) / 64);
+    }
+
+    @ParameterizedTest(name = "{0}")
+    @MethodSource("quantisedCases")
+    void sixteenBitsKeepTheTextOfSmallModels(ReferenceModelTest.Case test) throws IOException {
+        for (JsonNode prompt : test.prompts()) {
+            assertSameText(test.model(), ReferenceModelTest.ints(prompt.get("ids")), ReferenceModelTest.ints(prompt.get("greedy")),
+                    test + ", prompt of " + prompt.get("ids").size());
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"gguf/babyllama-tok361-Q8_0.gguf, babyllama-tok361-Q8_0", "gguf/babyllama-tok361-Q4_0.gguf, babyllama-tok361-Q4_0"})
+    void sixteenBitsKeepTheTextOfTrainedModels(String file, String reference) throws IOException {
+        JsonNode expected = new ObjectMapper().readTree(TestData.require("reference/" + reference + ".json").toFile());
+        for (JsonNode prompt : expected.get("prompts")) {
+            assertSameText(TestData.require(file), ReferenceModelTest.ints(prompt.get("prompt_ids")),
                     ReferenceModelTest.ints(prompt.get("greedy_ids")), reference + ", " + prompt.get("prompt"));
         }
     }
