@@ -5,7 +5,7 @@
  *   set        width  needs
  *   BASELINE     4    SSE2 on x86-64, NEON on aarch64
  *   AVX2         8    AVX2, FMA, F16C
- *   AVX512      16    AVX-512 F, BW, DQ, VL (and the above)
+ *   AVX512      16    AVX-512 F, BW, DQ, VL, VNNI (and the above)
  *
  * Loads and stores need no alignment. The partial ones touch the first n elements only, 0 <= n <= VEC_WIDTH: nothing is read
  * or written past a row's end, and lanes from n on load as zero. vec_hsum adds in one fixed tree: halves onto each other

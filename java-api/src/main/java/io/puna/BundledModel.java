@@ -14,28 +14,11 @@ final class BundledModel {
 
     /** {@return the file, in the first directory of the user's cache that can be used} */
     static Path file() throws IOException {
-        byte[] content;
         try (InputStream in = BundledModel.class.getResourceAsStream(NAME)) {
             if (in == null) {
                 throw new IOException(NAME + ": expected the bundled model beside " + BundledModel.class.getName() + ", got none");
             }
-            content = in.readAllBytes();
+            return UserCache.file(in.readAllBytes(), NAME);
         }
-        String hash = UserCache.sha256(content);
-        StringBuilder tried = new StringBuilder();
-        IOException last = null;
-        for (Path directory : UserCache.directories()) {
-            Path file = directory.resolve(hash).resolve(NAME);
-            try {
-                UserCache.write(content, file, directory);
-                return file;
-            } catch (IOException e) {
-                tried.append("\n  tried ").append(file).append(": ").append(e);
-                last = e;
-            }
-        }
-        throw new IOException("the bundled model could not be written" + tried
-                + "\n  fix: make one of these directories writable for this user alone, or start Java with"
-                + " -Djava.io.tmpdir=<directory>", last);
     }
 }

@@ -1,5 +1,6 @@
 package io.puna;
 
+import io.puna.bindings.NativeMemory;
 import io.puna.format.Checkpoint;
 import io.puna.format.CheckpointException;
 import io.puna.generate.GenerationOptions;
@@ -245,9 +246,7 @@ public final class LlamaModel implements AutoCloseable {
         closed = true;
         List.copyOf(sessions).forEach(Session::close);
         forward.close();
-        if (merged.scope().isAlive()) {
-            merged.close();
-        }
+        NativeMemory.close(merged);
         synchronized (tokenizerLock) {
             if (tokenizer != null) {
                 tokenizer.ifPresent(Tokenizer::close);

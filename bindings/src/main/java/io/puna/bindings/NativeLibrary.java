@@ -59,11 +59,17 @@ public final class NativeLibrary {
      * The file of libpuna_cuda, which libpuna opens itself: what the system property {@value #CUDA_LIBRARY_PROPERTY} names, or the
      * jar's, written where libpuna is. Empty when the jar was built without.
      *
-     * @throws NativeLibraryException if the jar's cannot be written anywhere
+     * @throws IOException if the jar's cannot be read, or written anywhere
      */
-    public static Optional<Path> cudaPath() {
+    public static Optional<Path> cudaPath() throws IOException {
         var explicit = System.getProperty(CUDA_LIBRARY_PROPERTY);
-        return explicit != null ? Optional.of(Path.of(explicit).toAbsolutePath()) : new Attempt().cuda();
+        if (explicit != null) {
+            return Optional.of(Path.of(explicit).toAbsolutePath());
+        }
+        var fileName = System.mapLibraryName("puna_cuda");
+        try (var in = NativeLibrary.class.getResourceAsStream("/native/" + os() + "-" + arch() + "/" + fileName)) {
+            return in == null ? Optional.empty() : Optional.of(UserCache.file(in.readAllBytes(), fileName));
+        }
     }
 
     /** What became of this process's one attempt. An initialiser that threw would leave later callers a NoClassDefFoundError. */
@@ -139,28 +145,6 @@ public final class NativeLibrary {
             }
             checkAbi(file);
             return file;
-        }
-
-        Optional<Path> cuda() {
-            var fileName = System.mapLibraryName("puna_cuda");
-            var resource = "native/" + os + "-" + arch + "/" + fileName;
-            if (NativeLibrary.class.getResource("/" + resource) == null) {
-                return Optional.empty();
-            }
-            var content = readResource(resource);
-            var hash = UserCache.sha256(content);
-            IOException last = null;
-            for (var directory : UserCache.directories()) {
-                var file = directory.resolve(hash).resolve(fileName);
-                try {
-                    UserCache.write(content, file, directory);
-                    return Optional.of(file);
-                } catch (IOException e) {
-                    note(file, e);
-                    last = e;
-                }
-            }
-            throw failure(fixFor(last), last);
         }
 
         private byte[] readResource(String resource) {

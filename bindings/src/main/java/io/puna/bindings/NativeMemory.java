@@ -6,6 +6,7 @@ import java.lang.foreign.Linker;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
+import java.util.concurrent.locks.LockSupport;
 import java.util.function.Consumer;
 
 /**
@@ -18,6 +19,8 @@ public final class NativeMemory {
             FunctionDescriptor.of(ValueLayout.ADDRESS, ValueLayout.JAVA_LONG, ValueLayout.JAVA_LONG));
     private static final MethodHandle FREE = LINKER.downcallHandle(LINKER.defaultLookup().findOrThrow("free"),
             FunctionDescriptor.ofVoid(ValueLayout.ADDRESS));
+
+    private static final long CLOSE_POLL_NANOS = 100_000;
 
     private NativeMemory() {
     }
@@ -61,6 +64,25 @@ public final class NativeMemory {
         }
         MemorySegment owned = block.reinterpret(bytes + alignment, arena, NativeMemory::free);
         return owned.asSlice(-owned.address() & (alignment - 1), bytes);
+    }
+
+    /**
+     * Closes a shared arena. A native call that holds its memory keeps it from closing, which it says by throwing: waits until that is
+     * through. Idempotent; many threads may close the same one.
+     */
+    public static void close(Arena arena) {
+        boolean interrupted = false;
+        while (arena.scope().isAlive()) {
+            try {
+                arena.close();
+            } catch (IllegalStateException inUseOrClosedByAnother) {
+                interrupted |= Thread.interrupted(); // an interrupted thread would not park
+                LockSupport.parkNanos(CLOSE_POLL_NANOS);
+            }
+        }
+        if (interrupted) {
+            Thread.currentThread().interrupt();
+        }
     }
 
     private static MemorySegment calloc(long bytes) {

@@ -36,7 +36,7 @@ public final class UserCache {
     private UserCache() {}
 
     /** {@return directories of Puna's own, best first; they need not exist} */
-    public static List<Path> directories() {
+    static List<Path> directories() {
         // A user whom the system does not know, as containers have them, has the home "?": no cache then.
         var home = absolute(System.getProperty("user.home"));
         Optional<Path> cache = switch (NativeLibrary.os()) {
@@ -57,13 +57,37 @@ public final class UserCache {
     }
 
     /**
+     * {@return a file that holds a content, in the first directory that can be used}
+     *
+     * @param name of the file
+     * @throws IOException if it cannot be written to any; the message has a line for each that was tried
+     */
+    public static Path file(byte[] content, String name) throws IOException {
+        var hash = sha256(content);
+        var tried = new StringBuilder(name + " could not be written");
+        IOException last = null;
+        for (var directory : directories()) {
+            var file = directory.resolve(hash).resolve(name);
+            try {
+                write(content, file, directory);
+                return file;
+            } catch (IOException e) {
+                tried.append("\n  tried ").append(file).append(": ").append(e);
+                last = e;
+            }
+        }
+        throw new IOException(tried + "\n  fix: make one of these directories writable for this user alone, or start Java with"
+                + " -Djava.io.tmpdir=<directory>", last);
+    }
+
+    /**
      * Makes a file hold a content.
      *
      * @param file in a directory of its own below root, whose name is of this content alone
      * @param root one of {@link #directories}
      * @throws IOException if it cannot be written, or if others could change it
      */
-    public static void write(byte[] content, Path file, Path root) throws IOException {
+    static void write(byte[] content, Path file, Path root) throws IOException {
         var directory = file.getParent();
         boolean posix = root.getFileSystem().supportedFileAttributeViews().contains("posix");
         // Windows needs none: a user's directories are his own there.
@@ -122,7 +146,7 @@ public final class UserCache {
     }
 
     /** {@return the content's SHA-256 in hexadecimal} */
-    public static String sha256(byte[] content) {
+    static String sha256(byte[] content) {
         try {
             return HexFormat.of().formatHex(MessageDigest.getInstance("SHA-256").digest(content));
         } catch (NoSuchAlgorithmException e) {

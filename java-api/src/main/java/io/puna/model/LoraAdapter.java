@@ -1,5 +1,6 @@
 package io.puna.model;
 
+import io.puna.bindings.NativeMemory;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.SerializationFeature;
 import io.puna.format.CheckpointException;
@@ -392,8 +393,6 @@ public final class LoraAdapter implements AutoCloseable {
     @Override
     public void close() {
         workspace.close();
-        if (arena.scope().isAlive()) {
-            arena.close();
-        }
+        NativeMemory.close(arena);
     }
 }

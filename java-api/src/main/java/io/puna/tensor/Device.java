@@ -4,12 +4,12 @@ import io.puna.bindings.NativeLibrary;
 import io.puna.bindings.NativeMemory;
 import io.puna.bindings.puna_context_options;
 import io.puna.bindings.puna_h;
+import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import java.util.Objects;
-import java.util.concurrent.locks.LockSupport;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -22,7 +22,6 @@ public final class Device implements AutoCloseable {
     /** The most threads a CPU device takes. */
     private static final int MAX_THREADS = 1024;
     private static final long TEXT_BYTES = 1024;
-    private static final long CLOSE_POLL_NANOS = 100_000;
 
     /** Instruction sets of CPU kernels. */
     public enum Isa {
@@ -34,7 +33,7 @@ public final class Device implements AutoCloseable {
         BASELINE(puna_h.PUNA_ISA_BASELINE()),
         /** AVX2, FMA and F16C. */
         AVX2(puna_h.PUNA_ISA_AVX2()),
-        /** AVX-512 F, BW, DQ and VL. */
+        /** AVX-512 F, BW, DQ, VL and VNNI. */
         AVX512(puna_h.PUNA_ISA_AVX512());
 
         private final int code;
@@ -112,10 +111,17 @@ public final class Device implements AutoCloseable {
         if (ordinal < 0) {
             throw new IllegalArgumentException("ordinal: expected at least 0, got " + ordinal);
         }
-        Path library = NativeLibrary.cudaPath().orElseThrow(() -> new UnsupportedOperationException(
-                "this copy of Puna was built without CUDA: build it where nvcc is on the PATH, or name a libpuna_cuda by -D"
-                        + NativeLibrary.CUDA_LIBRARY_PROPERTY + "=<path of the library>"));
-        return create(puna_h.PUNA_BACKEND_CUDA(), ordinal, 0, Isa.AUTO, library);
+        return create(puna_h.PUNA_BACKEND_CUDA(), ordinal, 0, Isa.AUTO, cudaLibrary());
+    }
+
+    private static Path cudaLibrary() {
+        try {
+            return NativeLibrary.cudaPath().orElseThrow(() -> new UnsupportedOperationException(
+                    "this copy of Puna was built without CUDA: build it where nvcc is on the PATH, or name a libpuna_cuda by -D"
+                            + NativeLibrary.CUDA_LIBRARY_PROPERTY + "=<path of the library>"));
+        } catch (IOException e) {
+            throw new UnsupportedOperationException(e.getMessage(), e);
+        }
     }
 
     private static Device create(int backend, int ordinal, int threads, Isa isa, @Nullable Path library) {
@@ -263,19 +269,7 @@ public final class Device implements AutoCloseable {
     @Override
     public void close() {
         closed = true;
-        boolean interrupted = false;
-        while (arena.scope().isAlive()) {
-            try {
-                arena.close();
-            } catch (IllegalStateException inUse) {
-                // A call in flight holds the arena, or another thread has just closed it; interrupted, parking would not wait.
-                interrupted |= Thread.interrupted();
-                LockSupport.parkNanos(this, CLOSE_POLL_NANOS);
-            }
-        }
-        if (interrupted) {
-            Thread.currentThread().interrupt();
-        }
+        NativeMemory.close(arena);
     }
 
     /** {@return {@link #backend()}} */

@@ -1,5 +1,6 @@
 package io.puna.train;
 
+import io.puna.bindings.NativeMemory;
 import io.puna.kernel.Attention;
 import io.puna.kernel.CrossEntropy;
 import io.puna.kernel.Embedding;
@@ -367,8 +368,6 @@ public final class LossGradient implements AutoCloseable {
     @Override
     public void close() {
         workspace.close();
-        if (arena.scope().isAlive()) {
-            arena.close();
-        }
+        NativeMemory.close(arena);
     }
 }

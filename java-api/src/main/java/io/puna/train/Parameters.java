@@ -1,5 +1,6 @@
 package io.puna.train;
 
+import io.puna.bindings.NativeMemory;
 import io.puna.kernel.Dequantize;
 import io.puna.kernel.Rope;
 import io.puna.model.LlamaConfig;
@@ -236,8 +237,6 @@ public final class Parameters implements AutoCloseable {
     /** Frees the memory. Idempotent. */
     @Override
     public void close() {
-        if (arena.scope().isAlive()) {
-            arena.close();
-        }
+        NativeMemory.close(arena);
     }
 }

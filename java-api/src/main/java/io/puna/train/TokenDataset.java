@@ -1,5 +1,6 @@
 package io.puna.train;
 
+import io.puna.bindings.NativeMemory;
 import io.puna.format.CheckpointException;
 import java.io.IOException;
 import java.lang.foreign.Arena;
@@ -149,8 +150,6 @@ public final class TokenDataset implements AutoCloseable {
     /** Unmaps the files: their batches throw {@link IllegalStateException} from then on. Idempotent. */
     @Override
     public void close() {
-        if (arena.scope().isAlive()) {
-            arena.close();
-        }
+        NativeMemory.close(arena);
     }
 }

@@ -1,5 +1,6 @@
 package io.puna.train;
 
+import io.puna.bindings.NativeMemory;
 import io.puna.format.CheckpointException;
 import io.puna.format.Safetensors;
 import io.puna.kernel.AdamW;
@@ -284,14 +285,19 @@ public final class Trainer implements AutoCloseable {
             }
             for (String name : List.of("weights", "mean", "square")) {
                 Tensor tensor = saved.tensors().get(name);
-                if (tensor == null || !tensor.shape().equals(trained.shape())) {
-                    throw new CheckpointException(file, name + " of " + trained.shape() + " by the model",
+                if (tensor == null || tensor.dtype() != DType.F32 || !tensor.shape().equals(trained.shape())) {
+                    throw new CheckpointException(file, name + " of F32 " + trained.shape() + " by the model",
                             tensor == null ? "none" : tensor.toString());
                 }
             }
+            long savedSteps = Long.parseLong(metadata.getOrDefault("steps", ""));
+            double savedNorm = Double.parseDouble(metadata.getOrDefault("usual_norm", ""));
+            if (savedSteps < 0) {
+                throw new CheckpointException(file, "steps of at least 0", Long.toString(savedSteps));
+            }
             source.restore(metadata.getOrDefault("source", ""));
-            steps = Long.parseLong(metadata.getOrDefault("steps", ""));
-            usualNorm = Double.parseDouble(metadata.getOrDefault("usual_norm", ""));
+            steps = savedSteps;
+            usualNorm = savedNorm;
             trained.segment().copyFrom(saved.tensors().get("weights").segment());
             mean.segment().copyFrom(saved.tensors().get("mean").segment());
             square.segment().copyFrom(saved.tensors().get("square").segment());
@@ -310,8 +316,6 @@ public final class Trainer implements AutoCloseable {
         if (adaptation != null) {
             adaptation.gradient.close();
         }
-        if (arena.scope().isAlive()) {
-            arena.close();
-        }
+        NativeMemory.close(arena);
     }
 }
