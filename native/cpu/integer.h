@@ -64,8 +64,8 @@ PUNA_INLINE ivec ivec_shr_i16(ivec a, int n) { return _mm256_srai_epi16(a, n); }
 PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return _mm256_srli_epi16(a, n); }
 PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm256_cvtepi32_ps(a); }
 PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)); }
-/* Pairs in int16, which no sum may leave: ivec_add_pairs before it would. */
-PUNA_INLINE ivec ivec_dot_pairs_u8(ivec pairs, ivec w, ivec x) { return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, x)); }
+/* Here as pairs in int16, which no sum may leave: ivec_add_pairs before it would. */
+PUNA_INLINE ivec ivec_dot_u8(ivec pairs, ivec w, ivec x) { return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, x)); }
 PUNA_INLINE ivec ivec_add_pairs(ivec acc, ivec pairs) { return ivec_dot_i16(acc, pairs, _mm256_set1_epi16(1)); }
 PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
     const char *half[2] = {rows, rows + 4 * stride};

@@ -20,7 +20,8 @@
  *            No fetching ahead, or to the first level: Q8_0 as at once, Q4_K there an eighth slower; every second line: Q4_K a
  *            tenth faster, Q8_0 a tenth slower. What is left is the pattern: rows read side by side, where F16 (matmul.c), read along
  *            its rows, has 27 GB/s.
- *   many     Q4_K 267 GOP/s int16, 470 int8 of one thread; AVX2 121 and 167, where the code before this had 192 with int8
+ *   many     Q4_K 267 GOP/s int16, 470 int8 of one thread; AVX2 121, and with int8 167, a quarter more since its loop is unrolled by
+ *            four and not by eight (24 rows, busy machine: 106 to 134); the code before this had 192
  */
 #include "integer.h"
 #include "kernels.h"
@@ -282,60 +283,47 @@ PUNA_INLINE void pack(const int32_t dtype, const bool bytes, panel *to, const ch
  * Multiplying
  * ------------------------------------------------------------------------------------------------------------------ */
 
-/* acc += the products of a group of words of R rows of x. */
-PUNA_INLINE void multiply_words(const int R, const int group, ivec acc[TILE][VECTORS], const panel_row *w, const char *x,
-                                int64_t x_stride) {
+PUNA_INLINE ivec multiply_step(const bool bytes, ivec acc, ivec w, ivec x) {
+#if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
+    if (bytes) return ivec_dot_u8(acc, w, x);
+#endif
+    (void)bytes;
+    return ivec_dot_i16(acc, w, x);
+}
+
+/* acc += the products of a group of R rows of x, four bytes or two words a step. */
+PUNA_INLINE void multiply_group(const bool bytes, const int R, const int steps, ivec acc[TILE][VECTORS], const panel_row *w,
+                                const char *x, int64_t x_stride) {
 #if defined(PUNA_VARIANT_AVX512)
 #pragma GCC unroll 16
 #else /* whole, it would be spilled: three quarters of the speed */
 #pragma GCC unroll 4
 #endif
-    for (int s = 0; s < group / 2; s++) {
+    for (int s = 0; s < steps; s++) {
         ivec w_s[VECTORS];
         for (int v = 0; v < VECTORS; v++) w_s[v] = ivec_load(w[s] + v * VEC_WIDTH);
         for (int r = 0; r < R; r++) {
             ivec x_s = ivec_spread(x + r * x_stride + 4 * s);
-            for (int v = 0; v < VECTORS; v++) acc[r][v] = ivec_dot_i16(acc[r][v], w_s[v], x_s);
+            for (int v = 0; v < VECTORS; v++) acc[r][v] = multiply_step(bytes, acc[r][v], w_s[v], x_s);
         }
     }
 }
 
-/* The same of bytes. */
-PUNA_INLINE void multiply_bytes(const int32_t dtype, const int R, const int group, ivec acc[TILE][VECTORS],
-                                const panel_row *w, const char *x, int64_t x_stride) {
-#if defined(PUNA_VARIANT_AVX512)
-    (void)dtype;
-#pragma GCC unroll 8
-    for (int s = 0; s < group / 4; s++) {
-        ivec w_s[VECTORS];
-        for (int v = 0; v < VECTORS; v++) w_s[v] = ivec_load(w[s] + v * VEC_WIDTH);
-        for (int r = 0; r < R; r++) {
-            ivec x_s = ivec_spread(x + r * x_stride + 4 * s);
-            for (int v = 0; v < VECTORS; v++) acc[r][v] = ivec_dot_u8(acc[r][v], w_s[v], x_s);
-        }
-    }
-#elif defined(PUNA_VARIANT_AVX2)
-    const int steps = dtype == PUNA_DTYPE_Q6_K ? 2 : 8; /* 2 * 63 * 127 * 2, or 8 * 15 * 127 * 2, is what an int16 holds */
-    for (int from = 0; from < group / 4; from += steps) {
+#if defined(PUNA_VARIANT_AVX2)
+/* The same of bytes where their products add up to int16 first. */
+PUNA_INLINE void multiply_pairs(const int32_t dtype, const int R, const int steps, ivec acc[TILE][VECTORS], const panel_row *w,
+                                const char *x, int64_t x_stride) {
+    const int at_once = dtype == PUNA_DTYPE_Q6_K ? 2 : 8; /* 2 * 63 * 127 * 2, or 8 * 15 * 127 * 2, is what an int16 holds */
+    for (int from = 0; from < steps; from += at_once) {
         ivec pairs[TILE][VECTORS];
         for (int r = 0; r < R; r++)
             for (int v = 0; v < VECTORS; v++) pairs[r][v] = ivec_zero();
-#pragma GCC unroll 8
-        for (int s = from; s < from + steps; s++) {
-            ivec w_s[VECTORS];
-            for (int v = 0; v < VECTORS; v++) w_s[v] = ivec_load(w[s] + v * VEC_WIDTH);
-            for (int r = 0; r < R; r++) {
-                ivec x_s = ivec_spread(x + r * x_stride + 4 * s);
-                for (int v = 0; v < VECTORS; v++) pairs[r][v] = ivec_dot_pairs_u8(pairs[r][v], w_s[v], x_s);
-            }
-        }
+        multiply_group(true, R, at_once, pairs, w + from, x + 4 * from, x_stride);
         for (int r = 0; r < R; r++)
             for (int v = 0; v < VECTORS; v++) acc[r][v] = ivec_add_pairs(acc[r][v], pairs[r][v]);
     }
-#else
-    (void)dtype, (void)R, (void)group, (void)acc, (void)w, (void)x, (void)x_stride;
-#endif
 }
+#endif
 
 /* Continues R x PANEL sums over one depth; first: they start at zero. Rows of x are x_stride bytes apart. */
 PUNA_INLINE void tile(const int32_t dtype, const bool bytes, const int R, float *sums, const char *x, int64_t x_stride,
@@ -354,8 +342,11 @@ PUNA_INLINE void tile(const int32_t dtype, const bool bytes, const int R, float 
                 for (int v = 0; v < VECTORS; v++) acc[r][v] = start;
             }
             const panel_row *w_k = &w->q[(k + part) * size / 4];
-            if (bytes) multiply_bytes(dtype, R, group, acc, w_k, x + part, x_stride);
-            else multiply_words(R, group, acc, w_k, x + 2 * part, x_stride);
+#if defined(PUNA_VARIANT_AVX2)
+            if (bytes) multiply_pairs(dtype, R, group / 4, acc, w_k, x + part, x_stride);
+            else
+#endif
+                multiply_group(bytes, R, group * size / 4, acc, w_k, x + part * size, x_stride);
             const float *d = w->d[(k + part) / group];
             for (int r = 0; r < R; r++) {
                 float d_x;
@@ -476,7 +467,7 @@ static void round_share(void *arguments, int64_t share, int32_t thread) {
     }
 }
 
-/* Calls multiply with dtype and bytes constants, so that it is compiled once for each. */
+/* Calls multiply with dtype and bytes constants, so that it is compiled once for each, and not for bytes where none are used. */
 #define MULTIPLY(dtype, ...)                                                                                                  \
     if (uses_bytes(dtype, PUNA_ACTIVATIONS_INT8) && uses_bytes(dtype, activations)) multiply(dtype, true, __VA_ARGS__);       \
     else multiply(dtype, false, __VA_ARGS__)

@@ -104,25 +104,6 @@ class IntegerActivationsTest {
         }
     }
 
-    @ParameterizedTest(name = "{0}")
-    @MethodSource("quantisedCases")
-    void smallModelsChooseAsTheReference(ReferenceModelTest.Case test) throws IOException {
-        for (JsonNode prompt : test.prompts()) {
-            assertSameChoices(test.model(), ReferenceModelTest.ints(prompt.get("ids")), ReferenceModelTest.ints(prompt.get("greedy")),
-                    test + ", prompt of " + prompt.get("ids").size());
-        }
-    }
-
-    @ParameterizedTest
-    @CsvSource({"gguf/babyllama-tok361-Q8_0.gguf, babyllama-tok361-Q8_0", "gguf/babyllama-tok361-Q4_0.gguf, babyllama-tok361-Q4_0"})
-    void trainedModelsChooseAsTheReference(String file, String reference) throws IOException {
-        JsonNode expected = new ObjectMapper().readTree(TestData.require("reference/" + reference + ".json").toFile());
-        for (JsonNode prompt : expected.get("prompts")) {
-            assertSameChoices(TestData.require(file), ReferenceModelTest.ints(prompt.get("prompt_ids")),
-                    ReferenceModelTest.ints(prompt.get("greedy_ids")), reference + ", " + prompt.get("prompt"));
-        }
-    }
-
     /** The reference's text, generated freely, and logits that are off by what 8 more bits leave of the error of 8. */
     private static void assertSameText(Path file, int[] prompt, int[] greedy, String where) throws IOException {
         try (LlamaModel model = LlamaModel.open(file, INT16); Session session = model.newSession()) {
@@ -134,21 +115,26 @@ class IntegerActivationsTest {
         assertThat(error).as("%s: error of a logit", where).isLessThan(largestDifference(logits(file, INT8, prompt), exact) / 64);
     }
 
+    private static void assertSame(Path file, int[] prompt, int[] greedy, String where) throws IOException {
+        assertSameChoices(file, prompt, greedy, where);
+        assertSameText(file, prompt, greedy, where);
+    }
+
     @ParameterizedTest(name = "{0}")
     @MethodSource("quantisedCases")
-    void sixteenBitsKeepTheTextOfSmallModels(ReferenceModelTest.Case test) throws IOException {
+    void smallModelsSayWhatTheReferenceSays(ReferenceModelTest.Case test) throws IOException {
         for (JsonNode prompt : test.prompts()) {
-            assertSameText(test.model(), ReferenceModelTest.ints(prompt.get("ids")), ReferenceModelTest.ints(prompt.get("greedy")),
+            assertSame(test.model(), ReferenceModelTest.ints(prompt.get("ids")), ReferenceModelTest.ints(prompt.get("greedy")),
                     test + ", prompt of " + prompt.get("ids").size());
         }
     }
 
     @ParameterizedTest
     @CsvSource({"gguf/babyllama-tok361-Q8_0.gguf, babyllama-tok361-Q8_0", "gguf/babyllama-tok361-Q4_0.gguf, babyllama-tok361-Q4_0"})
-    void sixteenBitsKeepTheTextOfTrainedModels(String file, String reference) throws IOException {
+    void trainedModelsSayWhatTheReferenceSays(String file, String reference) throws IOException {
         JsonNode expected = new ObjectMapper().readTree(TestData.require("reference/" + reference + ".json").toFile());
         for (JsonNode prompt : expected.get("prompts")) {
-            assertSameText(TestData.require(file), ReferenceModelTest.ints(prompt.get("prompt_ids")),
+            assertSame(TestData.require(file), ReferenceModelTest.ints(prompt.get("prompt_ids")),
                     ReferenceModelTest.ints(prompt.get("greedy_ids")), reference + ", " + prompt.get("prompt"));
         }
     }
@@ -157,15 +143,21 @@ class IntegerActivationsTest {
     @ParameterizedTest(name = "{0}")
     @MethodSource("quantisedCases")
     void sameBits(ReferenceModelTest.Case test) throws IOException {
+        sameBits(test, INT8);
+        sameBits(test, INT16);
+    }
+
+    private static void sameBits(ReferenceModelTest.Case test, ModelOptions options) throws IOException {
         int[] ids = ReferenceModelTest.ints(test.prompts().getLast().get("ids"));
-        float[][] bits = logits(test.model(), INT8.withThreads(1), ids);
+        float[][] bits = logits(test.model(), options.withThreads(1), ids);
         for (int threads : new int[] {1, 2, 3, 7}) {
             for (int stepTokens : new int[] {1, 7, 64}) {
-                assertThat(logits(test.model(), INT8.withThreads(threads).withStepTokens(stepTokens), ids))
-                        .as("%s, %d threads, %d tokens a step", test, threads, stepTokens).isDeepEqualTo(bits);
+                assertThat(logits(test.model(), options.withThreads(threads).withStepTokens(stepTokens), ids))
+                        .as("%s, %s, %d threads, %d tokens a step", test, options.activations(), threads, stepTokens)
+                        .isDeepEqualTo(bits);
             }
         }
-        try (LlamaModel model = LlamaModel.open(test.model(), INT8); Session session = model.newSession()) {
+        try (LlamaModel model = LlamaModel.open(test.model(), options); Session session = model.newSession()) {
             List<Integer> tokens = session.generate(ids, GenerationOptions.builder().maxTokens(3).ignoreEos(true).build()).tokens();
             assertThat(tokens.getFirst()).isEqualTo(best(bits[ids.length - 1]));
         }
@@ -174,10 +166,15 @@ class IntegerActivationsTest {
     @ParameterizedTest(name = "{0}")
     @MethodSource("quantisedCases")
     void sequencesThatShareAStepGetTheBitsTheyGetAlone(ReferenceModelTest.Case test) throws IOException {
+        sequencesThatShareAStep(test, INT8);
+        sequencesThatShareAStep(test, INT16);
+    }
+
+    private static void sequencesThatShareAStep(ReferenceModelTest.Case test, ModelOptions options) throws IOException {
         int[] text = ReferenceModelTest.ints(test.prompts().getLast().get("ids"));
         int[] lengths = {1, text.length, Math.min(5, text.length)};
-        try (Device device = Device.cpu(2); LlamaModel model = LlamaModel.open(test.model(), INT8.withDevice(device));
-                LlamaForward forward = new LlamaForward(device, model.config(), model.weights(), MatMul.Activations.INT8, 128);
+        try (Device device = Device.cpu(2); LlamaModel model = LlamaModel.open(test.model(), options.withDevice(device));
+                LlamaForward forward = new LlamaForward(device, model.config(), model.weights(), options.activations(), 128);
                 Session alone = model.newSession(); Arena arena = Arena.ofConfined()) {
             LlamaConfig config = model.config();
             List<LlamaForward.Part> parts = new ArrayList<>();
