@@ -15,7 +15,8 @@
  *
  * WHAT WAS TRIED, one thread of a Zen 4 at 118 GFLOP/s (AVX2) and 20 GB/s, busy with other work, N = 5632, K = 2048:
  *   1 row    F32 2.2 ms (21 GB/s), F16 1.2 ms (19), Q8_0 1.4 ms (8.8), Q4_0 and Q4_K 1.45 ms (4.5), Q6_K 1.9 ms (5)
- *            8 rows of w at a time, added up by vec_hsum8: as 6 for K of 64, 288 and 2048. Q4_0 unpacked by a loop over 16 bytes: 7.4 ms, GCC unrolls it into scalars
+ *            8 rows of w at a time, added up by vec_hsum8: as 6 for K of 64, 288 and 2048. Q4_0 unpacked by a loop over 16 bytes:
+ *            7.4 ms, GCC unrolls it into scalars
  *   2 rows   through panels F16 3.1 ms, in registers 1.5 ms; Q8_0 3.4 and 1.8 ms
  *   16 rows  through panels F16 6.4 ms, in registers 5.2 ms; Q4_K in panels 7.2 ms, with software prefetch 5.1 ms
  *   128      F32 82 GFLOP/s, Q4_0 87, Q4_K 92 (70 to 78 % of the peak); DEPTH 256 to 768 alike, 1024 a tenth slower;
@@ -27,7 +28,7 @@
 #include "kernels.h"
 #include "products.h"
 
-/* A tile of R rows of x and N of w has R * N accumulators: with the fewer of its other vectors and one more they fill the registers. */
+/* A tile of R rows of x and N of w has R * N accumulators, which with the fewer of its other vectors and one more fill the registers. */
 #if defined(PUNA_VARIANT_AVX512)
 enum { TILE_ROWS = 6, ACCUMULATORS = 24 };
 #else

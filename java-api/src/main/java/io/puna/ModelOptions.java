@@ -14,8 +14,8 @@ import org.jspecify.annotations.Nullable;
  * @param threads       threads of the model's own device, 0 for as many as the process may use; unused with a device
  * @param contextLength the most tokens of prompt and generated text together in a session, 0 for what the model is made for
  * @param cacheType     element type of sessions' keys and values: F32 for the reference's exact numbers, F16 for half the memory
- * @param activations   how activations meet weights of block types: rounded to 16 bits, which keeps the reference's text, to 8 for
- *                      yet more speed, or F32 as they are
+ * @param activations   how activations meet weights of block types: rounded to 16 bits, to 8 for more speed, or F32 for the
+ *                      reference's exact numbers
  * @param stepTokens    tokens of a prompt computed at a time: more is faster up to a point, and takes more memory
  * @param adapter       directory of a LoRA adapter in PEFT's layout, merged into copies of the weights it changes; null for none
  */
@@ -51,7 +51,8 @@ public record ModelOptions(@Nullable Device device, int threads, int contextLeng
 
     /** {@return these options with a device} */
     public ModelOptions withDevice(Device device) {
-        return new ModelOptions(Objects.requireNonNull(device, "device"), threads, contextLength, cacheType, activations, stepTokens, adapter);
+        return new ModelOptions(Objects.requireNonNull(device, "device"), threads, contextLength, cacheType, activations, stepTokens,
+                adapter);
     }
 
     /** {@return these options with a number of threads} */
@@ -81,6 +82,7 @@ public record ModelOptions(@Nullable Device device, int threads, int contextLeng
 
     /** {@return these options with a LoRA adapter} */
     public ModelOptions withAdapter(Path adapter) {
-        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens, Objects.requireNonNull(adapter, "adapter"));
+        return new ModelOptions(device, threads, contextLength, cacheType, activations, stepTokens,
+                Objects.requireNonNull(adapter, "adapter"));
     }
 }

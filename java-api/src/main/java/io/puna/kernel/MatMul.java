@@ -23,8 +23,9 @@ public final class MatMul {
         /** As they are: the product is that of the decoded weights. */
         F32(puna_h.PUNA_ACTIVATIONS_F32()),
         /**
-         * Rounded to 16 bits, 32 at a time by the largest of them: q = round(32512 · x / max). Several times as fast as F32; what a model
-         * says does not change but where two tokens are all but equally likely. A row with an element that is NaN or infinite becomes NaN.
+         * Rounded to 16 bits, 32 at a time by the largest of them: q = round(32512 · x / max). About twice as fast as F32; a
+         * model's logits change by some 1e-4, and its text where two tokens are that near. A row with an element that is NaN or
+         * infinite becomes NaN.
          */
         INT16(puna_h.PUNA_ACTIVATIONS_INT16()),
         /** Rounded to 8 bits likewise: q = round(127 · x / max). Fastest; the error is about that of a Q8_0 weight. */

@@ -244,8 +244,8 @@ public final class Trainer implements AutoCloseable {
     }
 
     /**
-     * Saves all that {@link #restore} wants: what is trained, its moments, and where the run and its source stand. One file that has its name only
-     * once it is whole, so that the last one saved is there whenever the process ends.
+     * Saves all that {@link #restore} wants: what is trained, its moments, and where the run and its source stand. One file that has
+     * its name only once it is whole, so that the last one saved is there whenever the process ends.
      *
      * @param folder that holds the run
      * @throws IOException if it cannot be written; what was saved before is there still
