@@ -1,8 +1,8 @@
 package io.puna.model;
 
-import io.puna.bindings.NativeMemory;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.SerializationFeature;
+import io.puna.bindings.NativeMemory;
 import io.puna.format.CheckpointException;
 import io.puna.format.HuggingFaceCheckpoint;
 import io.puna.format.Safetensors;
@@ -27,6 +27,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.SplittableRandom;
+import java.util.function.Predicate;
 
 /**
  * A low-rank adapter (Hu et al. 2021): linear layers become {@code W + alpha / rank · B · A}, of which A (rank, K) and B (N, rank) are
@@ -187,10 +188,13 @@ public final class LoraAdapter implements AutoCloseable {
     public static LoraAdapter open(Path directory, LlamaConfig config) throws IOException {
         Path file = directory.resolve(CONFIG_FILE);
         Map<String, Object> json = HuggingFaceCheckpoint.readConfig(file);
-        if (!"LORA".equals(json.get("peft_type")) || Boolean.TRUE.equals(json.get("use_dora"))
-                || Boolean.TRUE.equals(json.get("use_rslora")) || !"none".equals(String.valueOf(json.getOrDefault("bias", "none")))) {
-            throw new CheckpointException(file, "an adapter of peft_type LORA without biases and variants",
-                    json.get("peft_type") + ", bias " + json.get("bias"));
+        require(file, json, "peft_type", "LORA"::equals, "LORA");
+        require(file, json, "bias", value -> value == null || value.equals("none"), "none");
+        for (String variant : List.of("use_dora", "use_rslora", "fan_in_fan_out")) {
+            require(file, json, variant, value -> !Boolean.TRUE.equals(value), "false");
+        }
+        for (String pattern : List.of("rank_pattern", "alpha_pattern")) {
+            require(file, json, pattern, value -> value == null || value.equals(Map.of()), "the same for every layer");
         }
         if (!(json.get("r") instanceof Long rank) || !(json.get("lora_alpha") instanceof Number alpha)
                 || !(json.get("target_modules") instanceof List<?> modules)) {
@@ -214,13 +218,26 @@ public final class LoraAdapter implements AutoCloseable {
             throw new CheckpointException(file, "an adapter of this model", e.getMessage(), e);
         }
         try (Safetensors saved = Safetensors.open(directory.resolve(WEIGHTS_FILE)); Device device = Device.cpu(1)) {
+            Path weights = directory.resolve(WEIGHTS_FILE);
             for (Pair pair : adapter.pairs) {
-                adapter.read(device, directory.resolve(WEIGHTS_FILE), saved, pair);
+                adapter.read(device, weights, saved, pair);
+            }
+            // A tensor left out would silently change what the model says.
+            if (saved.tensors().size() != 2 * adapter.pairs.size()) {
+                throw new CheckpointException(weights, 2 * adapter.pairs.size() + " tensors, those of target_modules",
+                        saved.tensors().size() + ": " + saved.tensors().keySet());
             }
             return adapter;
         } catch (Throwable e) {
             adapter.close();
             throw e;
+        }
+    }
+
+    private static void require(Path file, Map<String, Object> json, String name, Predicate<Object> holds, String expected)
+            throws CheckpointException {
+        if (!holds.test(json.get(name))) {
+            throw new CheckpointException(file, name + ": " + expected, String.valueOf(json.get(name)));
         }
     }
 

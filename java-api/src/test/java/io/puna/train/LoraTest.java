@@ -139,7 +139,11 @@ class LoraTest {
         Path config = folder.resolve("adapter_config.json");
         String json = Files.readString(config);
         for (String bad : List.of(json.replace("LORA", "IA3"), json.replace("k_proj", "lm_head"), json.replace("\"r\" : 4", "\"r\" : 5"),
-                json.replace("\"r\" : 4", "\"r\" : 0"), json.replace("lora_alpha", "x"))) {
+                json.replace("\"r\" : 4", "\"r\" : 0"), json.replace("lora_alpha", "x"), json.replace("\"none\"", "\"all\""),
+                json.replace("\"fan_in_fan_out\" : false", "\"fan_in_fan_out\" : true"),
+                json.replace("\"r\" : 4", "\"r\" : 4, \"alpha_pattern\" : {\"k_proj\" : 2}"),
+                json.replaceFirst(", *\"down_proj\"|\"down_proj\", *", ""))) { // leaves its tensors behind
+            assertThat(bad).isNotEqualTo(json);
             Files.writeString(config, bad);
             assertThatThrownBy(() -> LoraAdapter.open(folder, CONFIG)).isInstanceOf(CheckpointException.class);
         }
