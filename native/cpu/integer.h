@@ -29,6 +29,28 @@ PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return _mm512_srli_epi16(a, (unsi
 PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm512_cvtepi32_ps(a); }
 PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm512_dpwssd_epi32(acc, w, x); }
 PUNA_INLINE ivec ivec_dot_u8(ivec acc, ivec w, ivec x) { return _mm512_dpbusd_epi32(acc, w, x); }
+PUNA_INLINE ivec ivec_load_twice(const void *p) { return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)p)); }
+/* 32 bytes at p, then 32 at q. */
+PUNA_INLINE ivec ivec_load_halves(const void *p, const void *q) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p)),
+                              _mm256_loadu_si256((const __m256i *)q), 1);
+}
+/* 16 bytes at p twice, then 16 at q twice. */
+PUNA_INLINE ivec ivec_load_quarters_twice(const void *p, const void *q) {
+    return _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)), 0xFF00,
+                                       _mm_loadu_si128((const __m128i *)q));
+}
+/* Words shifted by as many bits as shifts, which ivec_shifts makes, says. */
+PUNA_INLINE ivec ivec_shifts(int q0, int q1, int q2, int q3) {
+    __m512i two = _mm512_inserti32x4(_mm512_castsi128_si512(_mm_set1_epi16((short)q0)), _mm_set1_epi16((short)q1), 1);
+    return _mm512_inserti32x4(_mm512_inserti32x4(two, _mm_set1_epi16((short)q2), 2), _mm_set1_epi16((short)q3), 3);
+}
+PUNA_INLINE ivec ivec_shl_by(ivec a, ivec shifts) { return _mm512_sllv_epi16(a, shifts); }
+PUNA_INLINE ivec ivec_shr_by(ivec a, ivec shifts) { return _mm512_srlv_epi16(a, shifts); }
+/* The sums of quarters 0 and 1 and of 2 and 3, of a and then of b. */
+PUNA_INLINE ivec ivec_add_quarters(ivec a, ivec b) {
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xDD));
+}
 PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
     const char *quarter[4] = {rows, rows + 4 * stride, rows + 8 * stride, rows + 12 * stride};
     for (int i = 0; i < 4; i++) {
@@ -67,6 +89,12 @@ PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm256_add_epi3
 /* Here as pairs in int16, which no sum may leave: ivec_add_pairs before it would. */
 PUNA_INLINE ivec ivec_dot_u8(ivec pairs, ivec w, ivec x) { return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, x)); }
 PUNA_INLINE ivec ivec_add_pairs(ivec acc, ivec pairs) { return ivec_dot_i16(acc, pairs, _mm256_set1_epi16(1)); }
+PUNA_INLINE ivec ivec_widen_i8(const void *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
+PUNA_INLINE ivec ivec_widen_u8(const void *p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)); }
+/* The sums of quarters 0 and 1, of a and then of b. */
+PUNA_INLINE ivec ivec_add_quarters(ivec a, ivec b) {
+    return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+}
 PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
     const char *half[2] = {rows, rows + 4 * stride};
     for (int i = 0; i < 4; i++)
@@ -110,6 +138,8 @@ PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride
 }
 #if defined(__aarch64__)
 PUNA_INLINE vec ivec_to_f32(ivec a) { return vcvtq_f32_s32((int32x4_t)a); }
+PUNA_INLINE ivec ivec_widen_i8(const void *p) { return (ivec)vmovl_s8(vld1_s8((const int8_t *)p)); }
+PUNA_INLINE ivec ivec_widen_u8(const void *p) { return (ivec)vmovl_u8(vld1_u8((const uint8_t *)p)); }
 PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) {
     int16x8_t w_16 = vreinterpretq_s16_s32((int32x4_t)w), x_16 = vreinterpretq_s16_s32((int32x4_t)x);
     int32x4_t low = vmull_s16(vget_low_s16(w_16), vget_low_s16(x_16)), high = vmull_high_s16(w_16, x_16);
@@ -125,12 +155,47 @@ PUNA_INLINE ivec ivec_interleave_high_i64(ivec a, ivec b) {
 }
 #else
 PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm_cvtepi32_ps((__m128i)a); }
+PUNA_INLINE ivec ivec_widen_i8(const void *p) {
+    __m128i bytes = _mm_loadl_epi64((const __m128i *)p);
+    return (ivec)_mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8);
+}
+PUNA_INLINE ivec ivec_widen_u8(const void *p) {
+    return (ivec)_mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i *)p), _mm_setzero_si128());
+}
 PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return acc + (ivec)_mm_madd_epi16((__m128i)w, (__m128i)x); }
 PUNA_INLINE ivec ivec_interleave_low_i32(ivec a, ivec b) { return (ivec)_mm_unpacklo_epi32((__m128i)a, (__m128i)b); }
 PUNA_INLINE ivec ivec_interleave_high_i32(ivec a, ivec b) { return (ivec)_mm_unpackhi_epi32((__m128i)a, (__m128i)b); }
 PUNA_INLINE ivec ivec_interleave_low_i64(ivec a, ivec b) { return (ivec)_mm_unpacklo_epi64((__m128i)a, (__m128i)b); }
 PUNA_INLINE ivec ivec_interleave_high_i64(ivec a, ivec b) { return (ivec)_mm_unpackhi_epi64((__m128i)a, (__m128i)b); }
 #endif
+#endif
+
+/* In every quarter, lane i: the sum of that quarter of a[i]. */
+PUNA_INLINE ivec ivec_sum_quarters(const ivec a[4]) {
+    ivec b = ivec_add(ivec_interleave_low_i32(a[0], a[1]), ivec_interleave_high_i32(a[0], a[1]));
+    ivec c = ivec_add(ivec_interleave_low_i32(a[2], a[3]), ivec_interleave_high_i32(a[2], a[3]));
+    return ivec_add(ivec_interleave_low_i64(b, c), ivec_interleave_high_i64(b, c));
+}
+
+#if VEC_WIDTH == 16
+/* Lanes 2 i and 2 i + 1: the sums of the lower and of the upper half of a[i]. */
+PUNA_INLINE ivec ivec_sum_halves(const ivec a[8]) {
+    const ivec order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    return _mm512_permutexvar_epi32(order, ivec_add_quarters(ivec_sum_quarters(a), ivec_sum_quarters(a + 4)));
+}
+/* Lane i of quarter q becomes lane q of quarter i. */
+PUNA_INLINE ivec ivec_transpose_quarters(ivec a) {
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), a);
+}
+#else
+/* Lane i: the sum of a[i]. */
+PUNA_INLINE ivec ivec_sums(const ivec a[VEC_WIDTH]) {
+#if VEC_WIDTH == 8
+    return ivec_add_quarters(ivec_sum_quarters(a), ivec_sum_quarters(a + 4));
+#else
+    return ivec_sum_quarters(a);
+#endif
+}
 #endif
 
 /* The four bytes at p in every lane. */
