@@ -1,7 +1,7 @@
 /*
  * Times the operations as the tests describe them: puna-bench [options] [word [threads]] runs those whose name contains the word.
  *
- *   --isa NAME    one instruction set (baseline, avx2, avx512) instead of all that the processor has
+ *   --isa NAME    one instruction set (baseline, avx2, avx512, amx) instead of all that the processor has
  *   --seconds S   time for the calls of a case, 0.3 by default
  *   --markdown, --json    a table, an array of objects
  *   --svg         a picture of all cases under the roofline of one instruction set, where none is named the best
@@ -124,19 +124,23 @@ static void bench(int32_t isa) {
     if (puna_context_create(&wanted, NULL, &context) != PUNA_STATUS_OK) return; /* this processor lacks it */
     bench_ceilings ceilings = ceilings_now(context);
     bench_report_context(options.format, context, &ceilings, options.bytes, bench_measure_fork_join(context));
-    for (int64_t i = 0; i < test_op_count; i++)
-        for (int64_t k = 0; strstr(test_ops[i]->name, options.word) != NULL && k < test_ops[i]->benchmark_count; k++)
-            bench_case(test_ops[i], test_ops[i]->benchmarks[k], context);
+    for (int64_t i = 0; i < test_op_count; i++) {
+        const test_op *op = test_ops[i];
+        if (isa == PUNA_ISA_AMX && options.isa == 0 && op != &test_matmul) continue; /* AVX-512's kernels once more */
+        for (int64_t k = 0; strstr(op->name, options.word) != NULL && k < op->benchmark_count; k++)
+            bench_case(op, op->benchmarks[k], context);
+    }
     puna_context_destroy(context);
 }
 
 static void usage(void) {
-    fprintf(stderr, "puna-bench [--isa baseline|avx2|avx512] [--seconds S] [--markdown|--json|--svg] [word [threads]]\n");
+    fprintf(stderr, "puna-bench [--isa baseline|avx2|avx512|amx] [--seconds S] [--markdown|--json|--svg] [word [threads]]\n");
     exit(2);
 }
 
 static void parse(int argc, char **argv) {
-    static const char *const isas[] = {[PUNA_ISA_BASELINE] = "baseline", [PUNA_ISA_AVX2] = "avx2", [PUNA_ISA_AVX512] = "avx512"};
+    static const char *const isas[] = {[PUNA_ISA_BASELINE] = "baseline", [PUNA_ISA_AVX2] = "avx2", [PUNA_ISA_AVX512] = "avx512",
+                                       [PUNA_ISA_AMX] = "amx"};
     int words = 0;
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
@@ -146,7 +150,7 @@ static void parse(int argc, char **argv) {
         else if (strcmp(a, "--seconds") == 0 && i + 1 < argc) options.seconds = atof(argv[++i]);
         else if (strcmp(a, "--isa") == 0 && i + 1 < argc) {
             i++;
-            for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_AVX512; isa++)
+            for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_AMX; isa++)
                 if (strcmp(argv[i], isas[isa]) == 0) options.isa = isa;
             if (options.isa == 0) usage();
         } else if (a[0] == '-' || words == 2) usage();
@@ -174,10 +178,10 @@ int main(int argc, char **argv) {
     }
     memset(options.memory, 1, (size_t)options.bytes);
     if (options.format == BENCH_SVG && options.isa == 0)
-        for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_AVX512; isa++)
+        for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_AMX; isa++)
             if (puna_cpu_has(isa)) options.isa = isa;
     bench_report_begin(options.format);
-    for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_AVX512; isa++)
+    for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_AMX; isa++)
         if (options.isa == 0 || options.isa == isa) bench(isa);
     bench_report_end(options.format);
     return 0;

@@ -111,21 +111,24 @@ __attribute__((target("avx512f,avx512bw"))) ROUNDS_OF(avx512_f32, __m512, _mm512
 __attribute__((target("avx512f,avx512bw"))) ROUNDS_OF(avx512_int8, __m512i, _mm512_setzero_si512(), AVX512_INT8)
 __attribute__((target("avx512f,avx512vnni"))) ROUNDS_OF(vnni_int8, __m512i, _mm512_setzero_si512(), VNNI_INT8)
 
+/* AMX has no ceiling of its own: what its tiles leave to do, vectors do. */
+static bool is_avx512(const char *isa) { return strcmp(isa, "avx512") == 0 || strcmp(isa, "amx") == 0; }
+
 static rounds f32_rounds(const char *isa) {
-    if (strcmp(isa, "avx512") == 0) return (rounds){avx512_f32, 2 * 16};
+    if (is_avx512(isa)) return (rounds){avx512_f32, 2 * 16};
     if (strcmp(isa, "avx2") == 0) return (rounds){avx2_f32, 2 * 8};
     return (rounds){sse_f32, 2 * 4};
 }
 
 static rounds int8_rounds(const char *isa) {
-    if (strcmp(isa, "avx512") == 0)
+    if (is_avx512(isa))
         return __builtin_cpu_supports("avx512vnni") ? (rounds){vnni_int8, 2 * 64} : (rounds){avx512_int8, 2 * 64};
     if (strcmp(isa, "avx2") == 0) return (rounds){avx2_int8, 2 * 32};
     return (rounds){sse_int16, 2 * 8}; /* SSE2 has no product of bytes */
 }
 
 static rounds int16_rounds(const char *isa) {
-    if (strcmp(isa, "avx512") == 0)
+    if (is_avx512(isa))
         return __builtin_cpu_supports("avx512vnni") ? (rounds){vnni_int16, 2 * 32} : (rounds){avx512_int16, 2 * 32};
     if (strcmp(isa, "avx2") == 0) return (rounds){avx2_int16, 2 * 16};
     return (rounds){sse_int16, 2 * 8};

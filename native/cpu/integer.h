@@ -29,6 +29,7 @@ PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return _mm512_srli_epi16(a, (unsi
 PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm512_cvtepi32_ps(a); }
 PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm512_dpwssd_epi32(acc, w, x); }
 PUNA_INLINE ivec ivec_dot_u8(ivec acc, ivec w, ivec x) { return _mm512_dpbusd_epi32(acc, w, x); }
+PUNA_INLINE ivec ivec_sub_i8(ivec a, ivec b) { return _mm512_sub_epi8(a, b); }
 PUNA_INLINE ivec ivec_load_twice(const void *p) { return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)p)); }
 /* 32 bytes at p, then 32 at q. */
 PUNA_INLINE ivec ivec_load_halves(const void *p, const void *q) {
@@ -207,8 +208,8 @@ PUNA_INLINE ivec ivec_spread(const void *p) {
 
 /*
  * Sixteen bytes of each of VEC_WIDTH rows, stride bytes apart, as four columns of four bytes: lane r of columns[c] = bytes
- * [4 c, 4 c + 4) of row r. ivec_load_quarters puts rows i, i + 4, … into the quarters of vector i; four by four they are transposed
- * where they lie.
+ * [4 c, 4 c + 4) of row r. ivec_load_quarters puts rows i, i + 4, … into the quarters of vector i; four by four they
+ * are transposed where they lie.
  */
 PUNA_INLINE void ivec_columns(ivec columns[4], const char *rows, int64_t stride) {
     ivec a[4], low[2], high[2];

@@ -60,7 +60,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a signature, struct, enum value or contract in this file changes. */
-#define PUNA_ABI_VERSION 4
+#define PUNA_ABI_VERSION 5
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Status, errors, identity
@@ -138,7 +138,8 @@ enum {
     PUNA_ISA_REFERENCE = 1, /* the scalar reference kernels, one thread: slow, accumulated in F64                   */
     PUNA_ISA_BASELINE = 2,  /* what every processor of the architecture has (SSE2 on x86-64, NEON on aarch64)       */
     PUNA_ISA_AVX2 = 3,      /* AVX2, FMA and F16C                                                                   */
-    PUNA_ISA_AVX512 = 4     /* AVX-512 F, BW, DQ, VL, VNNI                                                          */
+    PUNA_ISA_AVX512 = 4,    /* AVX-512 F, BW, DQ, VL, VNNI                                                          */
+    PUNA_ISA_AMX = 5        /* the same kernels, the same bits, and products of many rows with integers on AMX's tiles */
 };
 
 typedef struct puna_context_options {

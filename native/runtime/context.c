@@ -10,6 +10,7 @@ static const struct {
     const puna_ops *ops;
 } variants[] = {
 #if defined(__x86_64__)
+    {PUNA_ISA_AMX, &puna_cpu_avx512_ops},
     {PUNA_ISA_AVX512, &puna_cpu_avx512_ops},
     {PUNA_ISA_AVX2, &puna_cpu_avx2_ops},
 #endif
@@ -19,14 +20,17 @@ static const struct {
 enum { VARIANTS = sizeof variants / sizeof variants[0] };
 
 static const char *isa_name(int32_t isa) {
-    static const char *const names[] = {"auto", "reference", "baseline", "avx2", "avx512"};
+    static const char *const names[] = {"auto", "reference", "baseline", "avx2", "avx512", "amx"};
     return names[isa];
 }
 
-static puna_status choose(int32_t isa, const puna_ops **ops) {
+/* wanted: what was asked for becomes what there is. */
+static puna_status choose(int32_t *wanted, const puna_ops **ops) {
+    const int32_t isa = *wanted;
     for (int i = 0; i < VARIANTS; i++) {
         if (isa != PUNA_ISA_AUTO && isa != variants[i].isa) continue;
         if (puna_cpu_has(variants[i].isa)) {
+            *wanted = variants[i].isa;
             *ops = variants[i].ops;
             return PUNA_STATUS_OK;
         }
@@ -51,8 +55,8 @@ static puna_status check_options(const puna_context_options *options) {
     if (options->threads < 0 || options->threads > PUNA_MAX_THREADS)
         return puna_fail(invalid, "puna_context_create: threads is %d, expected 0 (as many as this process may use) to %d",
                          options->threads, PUNA_MAX_THREADS);
-    if (options->isa < PUNA_ISA_AUTO || options->isa > PUNA_ISA_AVX512)
-        return puna_fail(invalid, "puna_context_create: isa is %d, expected 0 to %d", options->isa, PUNA_ISA_AVX512);
+    if (options->isa < PUNA_ISA_AUTO || options->isa > PUNA_ISA_AMX)
+        return puna_fail(invalid, "puna_context_create: isa is %d, expected 0 to %d", options->isa, PUNA_ISA_AMX);
     return PUNA_STATUS_OK;
 }
 
@@ -97,13 +101,15 @@ puna_status puna_context_create(const puna_context_options *options, const char 
     puna_status status = check_options(options);
     if (status == PUNA_STATUS_OK && options->backend != PUNA_BACKEND_CPU) return create_on_backend(options, library, context);
     const puna_ops *ops = NULL;
-    if (status == PUNA_STATUS_OK) status = choose(options->isa, &ops);
+    int32_t isa = options->isa;
+    if (status == PUNA_STATUS_OK) status = choose(&isa, &ops);
     if (status != PUNA_STATUS_OK) return status;
 
     puna_context *made = calloc(1, sizeof *made);
     if (made == NULL)
         return puna_fail(PUNA_STATUS_OUT_OF_MEMORY, "puna_context_create: no memory for a context of %zu bytes", sizeof *made);
     made->ops = ops;
+    made->isa = isa;
     made->threads = options->threads > 0 ? options->threads : puna_cpu_count();
     if (ops == &puna_reference_ops) made->threads = 1;
     if (made->threads > 1) {
@@ -132,7 +138,7 @@ int64_t puna_context_describe(const puna_context *context, char *buffer, int64_t
     if (context != NULL && context->backend != NULL)
         context->backend->describe(context, line, sizeof line);
     else if (context != NULL)
-        snprintf(line, sizeof line, "cpu %s, %d %s", context->ops->name, context->threads,
+        snprintf(line, sizeof line, "cpu %s, %d %s", isa_name(context->isa), context->threads,
                  context->threads == 1 ? "thread" : "threads");
     return puna_copy_text(line, buffer, capacity);
 }

@@ -14,6 +14,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 
 /* Which register states the operating system saves: without its consent the instructions trap although the processor has them. */
 static uint64_t saved_states(void) {
@@ -22,18 +25,30 @@ static uint64_t saved_states(void) {
     return (uint64_t)edx << 32 | eax;
 }
 
+/* Tiles are large, so Linux wants to be asked, once per process and in vain where some signal stack is too small for them. */
+static bool may_use_tiles(void) {
+#if defined(__linux__)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return false;
+#endif
+}
+
 bool puna_cpu_has(int32_t isa) {
     if (isa == PUNA_ISA_REFERENCE || isa == PUNA_ISA_BASELINE) return true;
     uint32_t a, b, c, d;
     const uint32_t leaf1 = bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & leaf1) != leaf1) return false;
-    const uint64_t states = saved_states(), ymm = 0x6, zmm = 0xe6;
+    const uint64_t states = saved_states(), ymm = 0x6, zmm = 0xe6, tiles = 0x60000;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     const uint32_t avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
+    const uint32_t amx = 1u << 24 | 1u << 25; /* AMX-TILE, AMX-INT8                                                  */
     switch (isa) {
     case PUNA_ISA_AVX2: return (states & ymm) == ymm && (b & bit_AVX2) != 0;
     case PUNA_ISA_AVX512: return (states & zmm) == zmm && (b & bit_AVX2) != 0 && (b & avx512) == avx512 &&
                                  (c & bit_AVX512VNNI) != 0;
+    case PUNA_ISA_AMX: return puna_cpu_has(PUNA_ISA_AVX512) && (states & tiles) == tiles && (d & amx) == amx && may_use_tiles();
     default: return false;
     }
 }

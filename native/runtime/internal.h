@@ -91,6 +91,7 @@ struct puna_context {
     const puna_ops *ops;
     puna_pool *pool; /* null: one thread                                                                            */
     int32_t threads;
+    int32_t isa; /* PUNA_ISA_*, never PUNA_ISA_AUTO; 0 with a backend                                                */
     const puna_backend *backend; /* null: the CPU, which computes on host memory                                    */
     int64_t references;          /* with a backend: the caller's and one for every piece of memory; by runtime/memory.c */
 };

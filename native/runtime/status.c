@@ -35,7 +35,7 @@ int32_t puna_abi_version(void) { return PUNA_ABI_VERSION; }
 #define COMPILER "gcc " __VERSION__
 #endif
 #if defined(__x86_64__)
-#define VARIANTS "x86-64: reference baseline avx2 avx512"
+#define VARIANTS "x86-64: reference baseline avx2 avx512 amx"
 #elif defined(__aarch64__)
 #define VARIANTS "aarch64: reference baseline"
 #else

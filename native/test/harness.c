@@ -241,7 +241,7 @@ typedef struct backend {
 } backend;
 
 /* The reference, then every instruction set with every number of threads; opened once, by the first operation tested. */
-static backend backends[16];
+static backend backends[20];
 static int backend_count;
 
 static void open_backend(int32_t isa, int32_t threads) {
@@ -286,8 +286,8 @@ static void open_backends(void) {
         open_cuda();
         return;
     }
-    const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512}, threads[] = {1, 2, 3, 7};
-    for (int i = 0; i < 3; i++)
+    const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512, PUNA_ISA_AMX}, threads[] = {1, 2, 3, 7};
+    for (int i = 0; i < TEST_COUNT(isas); i++)
         for (int t = 0; t < 4; t++) open_backend(isas[i], threads[t]);
 }
 

@@ -195,7 +195,7 @@ const test_op test_matmul = {
 /* Every row of a call has the bits it has alone: on every instruction set, for every type, whatever the number of rows. */
 void test_matmul_rows(void) {
     static const int64_t row_counts[] = {2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 23, 64, 70, 300};
-    static const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512};
+    static const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512, PUNA_ISA_AMX};
     enum { MOST_ROWS = 300, N = 29, WORKSPACE = 4 << 20 };
     void *workspace = malloc(WORKSPACE);
     float *y = malloc(MOST_ROWS * N * 4), *alone = malloc(MOST_ROWS * N * 4);

@@ -34,7 +34,9 @@ public final class Device implements AutoCloseable {
         /** AVX2, FMA and F16C. */
         AVX2(puna_h.PUNA_ISA_AVX2()),
         /** AVX-512 F, BW, DQ, VL and VNNI. */
-        AVX512(puna_h.PUNA_ISA_AVX512());
+        AVX512(puna_h.PUNA_ISA_AVX512()),
+        /** The same kernels with the same bits, and products of many rows with rounded activations on AMX's tiles. */
+        AMX(puna_h.PUNA_ISA_AMX());
 
         private final int code;
 

@@ -1,0 +1,223 @@
+/*
+ * One row of x with block weights.
+ *
+ * ONE ROW is bound by reading w, which memory delivers fastest in the order it lies in. So the integers of PANEL rows are computed
+ * row by row, a group's lanes added up many groups at a time, and wait in the workspace until lanes are rows again. On AVX-512
+ * x is two signed bytes a number, 256 * high + low: two byte products of 64 elements cost less than unpacking to words.
+ *
+ * MEASURED on a quiet two-core Granite Rapids, N = 5632, K = 2048, int16 on AVX-512; cold weights on 4 KiB pages, two threads,
+ * 26 GB/s of reads: through panels Q8_0 18 GB/s, Q4_K 14.5, Q6_K 16; row by row of words 20 and 14, of bytes 19 and 15, and with
+ * pages looked up far ahead, for a page walk takes longer than a row, 21.7, 19.5 and 18.5. With huge pages 25 and 21. Lines fetched
+ * 1 KB ahead or by the hardware alone: a tenth to a quarter slower. From the second-level cache one thread does 36, 20 and 21; AVX2
+ * 29, 14 and 11.5.
+ */
+#ifndef PUNA_INTEGER_ROW_H
+#define PUNA_INTEGER_ROW_H
+
+#include "integer_panel.h"
+
+enum {
+    GROUPS = 128,       /* of x that meet a panel, row by row                                                       */
+    AHEAD = 4096,       /* bytes from where w is read to where it is fetched                                        */
+    PAGES_AHEAD = 32768 /* and to where pages are looked up                                                         */
+};
+
+/* A rounded row of x. */
+typedef struct x_row {
+#if VEC_WIDTH == 16
+    const int8_t *q[2];       /* low and high digits: q = 256 * q[1] + q[0], both signed                            */
+#else
+    const int16_t *q;
+#endif
+    const float *minus_d_sum; /* for 32 elements                                                                    */
+    const float *d;           /* for a group                                                                        */
+    const int32_t *sums;      /* of q, for a group; a vector may be read from the last one on                       */
+} x_row;
+
+/* What PANEL rows of w and some groups of x have given. A stride that is no power of two spares the cache. */
+typedef struct row_space {
+    int32_t q[PANEL][GROUPS + 16]; /* integer products                                                              */
+    factors factors;
+    row_part rows[PANEL];
+} row_space;
+
+#if VEC_WIDTH == 16
+/* acc + w * x for unsigned bytes of w and 64 elements of x, which has one digit or two. */
+PUNA_INLINE ivec multiply_digits(const int digits, ivec w, x_row x, int64_t k) {
+    ivec high = ivec_zero();
+    if (digits == 2) high = ivec_shl(ivec_dot_u8(high, w, ivec_load(x.q[1] + k)), 8);
+    return ivec_dot_u8(high, w, ivec_load(x.q[0] + k));
+}
+
+/*
+ * Lane i: the integer product, offset included, of group g + i of x and group i of a row of w, for the first n or more of them;
+ * the row of w begins at a block.
+ */
+PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const char *w, x_row x, int64_t g, const int n) {
+    const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
+    ivec p[8]; /* two groups, in the lower half and in the upper one                                                */
+    if (dtype == PUNA_DTYPE_Q6_K) { /* four groups, a quarter each                                                  */
+        const ivec left = ivec_shifts(4, 4, 2, 2), right = ivec_shifts(0, 0, 2, 2);
+        for (int i = 0; i < 4; i += 2) { /* 128 elements                                                            */
+            ivec l = ivec_load(w + 32 * i), h = ivec_load_twice(w + offsetof(puna_q6_k, high) + 16 * i);
+            ivec first = ivec_or(ivec_and(l, low_bits), ivec_and(ivec_shl_by(h, left), high_bits));
+            ivec second = ivec_or(ivec_and(ivec_shr(l, 4), low_bits), ivec_and(ivec_shr_by(h, right), high_bits));
+            p[i] = multiply_digits(digits, first, x, 16 * g + 64 * i);
+            p[i + 1] = multiply_digits(digits, second, x, 16 * g + 64 * i + 64);
+        }
+        return ivec_transpose_quarters(ivec_sum_quarters(p));
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        ivec w_i = ivec_zero();
+        int last = i + 1 < n ? i + 1 : i; /* of two groups the second may not be there                              */
+        if (i >= n) {
+        } else if (dtype == PUNA_DTYPE_Q8_0) {
+            const char *q = w + offsetof(puna_q8_0, q);
+            w_i = ivec_load_halves(q + i * sizeof(puna_q8_0), q + last * sizeof(puna_q8_0));
+            w_i = ivec_xor(w_i, ivec_set1((int32_t)0x80808080));
+        } else {
+            if (dtype == PUNA_DTYPE_Q4_0) {
+                const char *q = w + offsetof(puna_q4_0, q);
+                w_i = ivec_load_quarters_twice(q + i * sizeof(puna_q4_0), q + last * sizeof(puna_q4_0));
+                w_i = ivec_shr_by(w_i, ivec_shifts(0, 4, 0, 4));
+            } else {
+                w_i = ivec_load_twice(w + i / 8 * sizeof(puna_q4_k) + offsetof(puna_q4_k, q) + i % 8 / 2 * 32);
+                w_i = ivec_shr_by(w_i, ivec_shifts(0, 0, 4, 4));
+            }
+            w_i = ivec_and(w_i, low_bits);
+        }
+        p[i / 2] = multiply_digits(digits, w_i, x, 32 * (g + i));
+    }
+    return ivec_sum_halves(p);
+}
+#else
+/* The same of words, without offset. */
+PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const char *w, x_row x, int64_t g, const int n) {
+    enum { WORDS = 2 * VEC_WIDTH };
+    const ivec low = ivec_set1(0x000F000F), high_bits = ivec_set1(0x00300030);
+    (void)digits;
+    ivec p[VEC_WIDTH];
+#pragma GCC unroll 8
+    for (int i = 0; i < VEC_WIDTH; i++) p[i] = ivec_zero();
+    if (dtype == PUNA_DTYPE_Q6_K) {
+        const int half = (int)(g / 8 % 2), at = VEC_WIDTH == 8 ? 0 : (int)(g % 8); /* where in the block g is       */
+        const char *l = w + half * 64, *h = w + offsetof(puna_q6_k, high) + half * 32;
+#pragma GCC unroll 8
+        for (int i = 0; i < VEC_WIDTH; i += 2) /* two groups: a quarter of 128 elements                             */
+            for (int j = 0; j < 32; j += WORDS) {
+                int quarter = (at + i) / 2;
+                ivec w_l = ivec_widen_u8(l + quarter % 2 * 32 + j), w_h = ivec_widen_u8(h + j);
+                w_l = quarter < 2 ? ivec_and(w_l, low) : ivec_shr_u16(w_l, 4);
+                w_h = quarter < 2 ? ivec_shl_i16(w_h, 4 - 2 * quarter) : ivec_shr_u16(w_h, 2 * quarter - 4);
+                p[i + j / 16] = ivec_dot_i16(p[i + j / 16], ivec_or(w_l, ivec_and(w_h, high_bits)),
+                                             ivec_load(x.q + 16 * (g + i) + j));
+            }
+        return ivec_sums(p);
+    }
+    if (dtype == PUNA_DTYPE_Q4_K) w += offsetof(puna_q4_k, q) + g % 8 / 2 * 32;
+#pragma GCC unroll 8
+    for (int i = 0; i < VEC_WIDTH; i++) {
+        const int16_t *x_i = x.q + 32 * (g + i);
+        if (i >= n) {
+        } else if (dtype == PUNA_DTYPE_Q8_0) {
+            for (int j = 0; j < 32; j += WORDS)
+                p[i] = ivec_dot_i16(p[i], ivec_widen_i8(w + i * sizeof(puna_q8_0) + offsetof(puna_q8_0, q) + j),
+                                    ivec_load(x_i + j));
+        } else if (dtype == PUNA_DTYPE_Q4_0) {
+            for (int j = 0; j < 16; j += WORDS) {
+                ivec both = ivec_widen_u8(w + i * sizeof(puna_q4_0) + offsetof(puna_q4_0, q) + j);
+                p[i] = ivec_dot_i16(p[i], ivec_and(both, low), ivec_load(x_i + j));
+                p[i] = ivec_dot_i16(p[i], ivec_shr_u16(both, 4), ivec_load(x_i + 16 + j));
+            }
+        } else {
+            for (int j = 0; j < 32; j += WORDS) {
+                ivec both = ivec_widen_u8(w + i / 2 * 32 + j);
+                p[i] = ivec_dot_i16(p[i], i % 2 == 0 ? ivec_and(both, low) : ivec_shr_u16(both, 4), ivec_load(x_i + j));
+            }
+        }
+    }
+    return ivec_sums(p);
+}
+#endif
+
+/* What the products of a group have too much when unsigned quants, as multiply_groups takes them, are less an offset 2^shift. */
+PUNA_INLINE int one_row_shift(int32_t dtype) { return offset_shift(dtype, VEC_WIDTH == 16); }
+
+/* The integer products of a row of w, from a block on, and G groups of x. */
+PUNA_INLINE void multiply_row(const int32_t dtype, const int digits, int32_t *to, const char *w, x_row x, int G) {
+    const int per_block = (int)elements_of(dtype) / group_of(dtype), shift = one_row_shift(dtype);
+    const int64_t block_bytes = bytes_of(dtype), step_bytes = VEC_WIDTH * block_bytes / per_block;
+    for (int g = 0; g < G; g += VEC_WIDTH) {
+        const char *block = w + g / per_block * block_bytes;
+        for (int64_t i = 0; i < step_bytes; i += 64) __builtin_prefetch(block + AHEAD + i);
+        __builtin_prefetch(block + PAGES_AHEAD, 0, 2);
+        ivec q = G - g >= VEC_WIDTH ? multiply_groups(dtype, digits, block, x, g, VEC_WIDTH)
+                                    : multiply_groups(dtype, digits, block, x, g, G - g);
+        if (shift != 0) q = ivec_sub(q, ivec_shl(ivec_load(x.sums + g), shift));
+        ivec_store(to + g, q);
+    }
+}
+
+/* y (PANEL) += what depth elements gave: PANEL rows of w, stride bytes apart, against groups from g on. */
+PUNA_INLINE void add_groups(const int32_t dtype, vec y[VECTORS], row_space *space, const char *rows, int64_t stride, x_row x,
+                            int g, int64_t depth) {
+    factors *f = &space->factors;
+    pack_halves(dtype, f, rows, stride, depth);
+    pack_scales(dtype, f, rows, stride, depth);
+    const int G = (int)depth / group_of(dtype);
+    for (int i = 0; i < G; i += 4) {
+        ivec q[VECTORS][4];
+        for (int v = 0; v < VECTORS; v++)
+            ivec_columns(q[v], (const char *)&space->q[v * VEC_WIDTH][g + i], sizeof space->q[0]);
+        for (int c = 0; c < 4 && c < G - i; c++) {
+            vec d_x = vec_set1(x.d[g + i + c]);
+            for (int v = 0; v < VECTORS; v++) {
+                vec d = vec_mul(vec_load(f->d[i + c] + v * VEC_WIDTH), d_x);
+                y[v] = vec_fma(d, ivec_to_f32(q[v][c]), y[v]);
+                if (dtype == PUNA_DTYPE_Q4_K)
+                    y[v] = vec_fma(vec_load(f->m[i + c] + v * VEC_WIDTH), vec_set1(x.minus_d_sum[g + i + c]), y[v]);
+            }
+        }
+    }
+}
+
+/* N rows of w against one row of x. */
+PUNA_INLINE void multiply_one(const int32_t dtype, const int digits, float *y, const char *w, int64_t row_bytes, x_row x,
+                              int64_t K, int64_t N, bool accumulate, row_space *space) {
+    const int group = group_of(dtype);
+    const int64_t depth_bytes = DEPTH / elements_of(dtype) * bytes_of(dtype);
+    for (int64_t n = 0; n < N; n += PANEL, w += PANEL * row_bytes) {
+        const int64_t some_N = puna_min(PANEL, N - n);
+        vec sums[VECTORS];
+        for (int v = 0; v < VECTORS; v++) sums[v] = vec_zero();
+        const char *w_k = w;
+        x_row x_k = x;
+        for (int64_t k = 0; k < K; k += GROUPS * group) {
+            const int64_t some_K = puna_min(GROUPS * group, K - k);
+            for (int r = 0; r < PANEL; r++)
+                multiply_row(dtype, digits, space->q[r], w_k + puna_min(r, some_N - 1) * row_bytes, x_k, (int)(some_K / group));
+            for (int64_t at = 0; at < some_K; at += DEPTH, w_k += depth_bytes) {
+                const int64_t depth = puna_min(DEPTH, some_K - at);
+                if (some_N == PANEL) {
+                    add_groups(dtype, sums, space, w_k, row_bytes, x_k, (int)(at / group), depth);
+                } else {
+                    int64_t bytes = depth / elements_of(dtype) * bytes_of(dtype);
+                    add_groups(dtype, sums, space, fill_up(space->rows, w_k, row_bytes, bytes, some_N), sizeof(row_part), x_k,
+                               (int)(at / group), depth);
+                }
+            }
+            x_k.minus_d_sum += GROUPS * group / 32, x_k.d += GROUPS, x_k.sums += GROUPS;
+#if VEC_WIDTH == 16
+            x_k.q[0] += GROUPS * group, x_k.q[1] += GROUPS * group;
+#else
+            x_k.q += GROUPS * group;
+#endif
+        }
+        float some[PANEL];
+        for (int v = 0; v < VECTORS; v++) vec_store(some + v * VEC_WIDTH, sums[v]);
+        for (int64_t j = 0; j < some_N; j++) y[n + j] = accumulate ? y[n + j] + some[j] : some[j];
+    }
+}
+
+#endif
