@@ -14,15 +14,18 @@
  * Blocks and tiles that do not see each other are left out; within them a register tile leaves out the vectors of keys that none
  * of its rows sees. Single hidden scores inside a vector are computed and given the weight 0.
  *
- * One thread of a Zen 4 at 118 GFLOP/s, busy with other work, in its own time, by the visible scores: 61 GFLOP/s at T = 256 (HD 48),
- * 57 at T = 2048, 52 with four query heads a group (HD 64), 61 at HD 128; AVX-512 59, 69, 69 and 58.
+ * Two threads of a busy Granite Rapids, GFLOP/s by the visible scores, blocks of 48 keys -> 192 (every block reads all of q, dy, y and
+ * dq, which lie in memory); a multiply-add's ceiling is 465 with AVX-512 and 227 with AVX2:
+ *   8 heads of 64, T = 1024    221 -> 259    T = 4096    230 -> 282 (AVX2 143 -> 168)      4 x 256, 6 heads of 48    173 -> 175
+ *   32 of 128, T = 1024        202 -> 246    8 of them of keys    235 -> 284
+ * 288 keys: a twentieth faster, but a megabyte of cache at HD 128. The next tile's rows fetched ahead: as fast.
  */
 #include "gemm.h"
 #include "kernels.h"
 
 enum {
     ROWS = 48, /* of a tile: a whole number of register tiles in every variant                                      */
-    KEYS = 48  /* of a block: the same, and a whole number of vectors                                               */
+    KEYS = 192 /* of a block: the same, and a whole number of vectors                                               */
 };
 
 /* A thread's workspace. width is HD padded to whole vectors. */

@@ -23,6 +23,8 @@ enum { TILE_COLUMNS = TILE_VECS * VEC_WIDTH };
 PUNA_INLINE void gemm_tile(const int V, float *c, int64_t c_stride, const float *a, int64_t a_row, int64_t a_step,
                            const float *b, int64_t b_step, int64_t depth, bool add) {
     vec acc[TILE_ROWS * TILE_VECS];
+    for (int m = 0; m < TILE_ROWS; m++)
+        for (int j = 0; j < V; j++) __builtin_prefetch(c + m * c_stride + j * VEC_WIDTH, 1);
     for (int i = 0; i < TILE_ROWS * V; i++) acc[i] = vec_zero();
     for (int64_t p = 0; p < depth; p++, a += a_step, b += b_step) {
         vec b_p[TILE_VECS];

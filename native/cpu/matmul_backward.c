@@ -8,9 +8,13 @@
  * ORDER OF SUMMATION. An element of c sums DEPTH products one after another from zero with vec_fma; the stretches' sums are
  * added to it one after another. So its bits depend on its row of a and column of b alone, not on shares or neighbours.
  *
- * One thread of a Zen 4 at 118 GFLOP/s, busy with other work, in its own time (AVX2; AVX-512 is alike), rows x N x K:
- *   1024 x 288 x 288  dx 98, dw 102 GFLOP/s     1024 x 768 x 288  90, 92     1024 x 288 x 768  97, 101
- *   256 x 32000 x 288  76, 89 (64 and 75 % of the peak): w comes from memory once a share
+ * Two threads of a busy Granite Rapids, GFLOP/s of the best of 40 calls, before shares had up to 288 rows, tiles were packed side by
+ * side and c was fetched ahead -> after; a multiply-add's ceiling is 465 with AVX-512 and 227 with AVX2:
+ *   rows x N x K         dx AVX-512    dw AVX-512    dx AVX2       dw AVX2
+ *   1024 x 1536 x 288    384 -> 390    376 -> 386    226 -> 235    220 -> 237
+ *   524 x 32000 x 288    328 -> 332    315 -> 355    177 -> 200    185 -> 198: dy and w or dw come from memory
+ * No gain, AVX-512: b packed once for all shares (dx a tenth slower with two threads: the other core's cache is far), a transposed in
+ * registers (as the plain loop, or slower), tiles of 12 x 2 in place of 8 x 3 (as fast).
  */
 #include "decode.h"
 #include "gemm.h"
@@ -18,10 +22,11 @@
 
 enum {
     DEPTH = 256,
-    MOST_ROWS = 192,    /* of a share: a whole number of tiles in every variant; with these the packed stretches       */
-    MOST_COLUMNS = 384, /* of a and b take 200 and 400 kB, less than a second-level cache                              */
-    LEAST_ROWS = 48,
-    SHARES_PER_THREAD = 3,
+    MOST_ROWS = 288,    /* of a share: a whole number of tiles in every variant; with these the packed stretches       */
+    MOST_COLUMNS = 384, /* of a and b take 300 and 400 kB, less than a second-level cache                              */
+    LEAST_ROWS = 72,
+    SHARES_PER_THREAD = 2,
+    PACK_STEPS = 32,    /* of a's steps that all tiles take together, so that their lines stay in the first-level cache */
     THREAD_BYTES = (MOST_ROWS + MOST_COLUMNS) * DEPTH * 4
 };
 
@@ -37,37 +42,35 @@ typedef struct job {
     char *workspace;
 } job;
 
-/* to (tiles, depth, TILE_ROWS); rows that are missing from the last tile are zero. */
+/* to (tiles, depth, TILE_ROWS); rows that are missing from the last tile are zero. One of a_row and a_step is 1. */
 static void pack_a(float *to, const float *a, int64_t a_row, int64_t a_step, int64_t rows, int64_t depth) {
-    for (int64_t m = 0; m < rows; m += TILE_ROWS, a += TILE_ROWS * a_row, to += TILE_ROWS * depth) {
-        if (rows - m >= TILE_ROWS && a_row == 1) {
-            for (int64_t p = 0; p < depth; p++) memcpy(to + p * TILE_ROWS, a + p * a_step, TILE_ROWS * sizeof(float));
-        } else if (rows - m >= TILE_ROWS) {
+    int64_t whole = rows / TILE_ROWS * TILE_ROWS, left = rows - whole;
+    if (a_row == 1) {
+        for (int64_t p0 = 0; p0 < depth; p0 += PACK_STEPS)
+            for (int64_t m = 0; m < whole; m += TILE_ROWS)
+                for (int64_t p = p0; p < puna_min(p0 + PACK_STEPS, depth); p++)
+                    memcpy(to + m * depth + p * TILE_ROWS, a + m + p * a_step, TILE_ROWS * sizeof(float));
+    } else {
+        for (int64_t m = 0; m < whole; m += TILE_ROWS)
             for (int64_t p = 0; p < depth; p++)
-                for (int i = 0; i < TILE_ROWS; i++) to[p * TILE_ROWS + i] = a[i * a_row + p * a_step];
-        } else {
-            for (int64_t p = 0; p < depth; p++)
-                for (int64_t i = 0; i < TILE_ROWS; i++)
-                    to[p * TILE_ROWS + i] = i < rows - m ? a[i * a_row + p * a_step] : 0;
-        }
+                for (int i = 0; i < TILE_ROWS; i++) to[m * depth + p * TILE_ROWS + i] = a[(m + i) * a_row + p];
     }
+    for (int64_t p = 0; p < depth && left > 0; p++)
+        for (int64_t i = 0; i < TILE_ROWS; i++)
+            to[whole * depth + p * TILE_ROWS + i] = i < left ? a[(whole + i) * a_row + p * a_step] : 0;
 }
 
 /* to (tiles, depth, TILE_COLUMNS); columns that are missing from the last tile are zero. */
 PUNA_INLINE void pack_b(float *to, const char *b, int32_t dtype, int64_t stride, int64_t columns, int64_t depth) {
     int64_t row_bytes = stride * (dtype == PUNA_DTYPE_F32 ? 4 : 2);
-    for (int64_t n = 0; n < columns; n += TILE_COLUMNS)
-        for (int64_t p = 0; p < depth; p++, to += TILE_COLUMNS) {
-            const char *row = b + p * row_bytes;
-            if (columns - n >= TILE_COLUMNS) {
-                for (int j = 0; j < TILE_COLUMNS; j += VEC_WIDTH) vec_store(to + j, plain_vec(dtype, row, n + j));
-            } else {
-                for (int j = 0; j < TILE_COLUMNS; j += VEC_WIDTH) {
-                    int64_t left = puna_max(0, puna_min(columns - n - j, VEC_WIDTH));
-                    vec_store(to + j, left > 0 ? plain_vec_partial(dtype, row, n + j, left) : vec_zero());
-                }
+    for (int64_t p = 0; p < depth; p++, b += row_bytes)
+        for (int64_t n = 0; n < columns; n += TILE_COLUMNS)
+            for (int j = 0; j < TILE_COLUMNS; j += VEC_WIDTH) {
+                float *place = to + n * depth + p * TILE_COLUMNS + j;
+                int64_t left = columns - n - j;
+                if (left >= VEC_WIDTH) vec_store(place, plain_vec(dtype, b, n + j));
+                else vec_store(place, left > 0 ? plain_vec_partial(dtype, b, n + j, left) : vec_zero());
             }
-        }
 }
 
 static void multiply(const job *j, float *c, int64_t rows, int64_t columns, const float *a, const float *b, int64_t depth,

@@ -304,6 +304,16 @@ public final class LoraAdapter implements AutoCloseable {
         }
     }
 
+    /** {@return A and B of every layer by PEFT's names, B as (rank, N)} */
+    public Map<String, Tensor> tensors() {
+        Map<String, Tensor> tensors = new LinkedHashMap<>();
+        for (Pair pair : pairs) {
+            tensors.put(pair.name() + ".lora_A.weight", pair.a);
+            tensors.put(pair.name() + ".lora_B.weight", pair.bTransposed);
+        }
+        return tensors;
+    }
+
     /** {@return all of A and B, of shape (n): what is trained} */
     public Tensor all() {
         return all;
@@ -387,22 +397,37 @@ public final class LoraAdapter implements AutoCloseable {
     }
 
     /**
-     * Turns the gradient of the merged weights into that of A and B: {@code dA = alpha / rank · Bᵀ · dW},
-     * {@code dB = alpha / rank · dW · Aᵀ}.
+     * Adds to the gradient of A and B in linear layers of a block that share their input, never making that of the weights:
+     * {@code dA += alpha / rank · (dy · B)ᵀ · x}, {@code dB += alpha / rank · dyᵀ · (x · Aᵀ)}. Layers that the adapter does not change
+     * are passed over.
      *
      * @param device   what computes
-     * @param gradient of this adapter, as {@link #zeros} gives it, overwritten
-     * @param weights  the gradient of the merged weights, heads laid out in halves
+     * @param gradient of this adapter, as {@link #zeros} gives it, accumulated into
+     * @param layer    the block
+     * @param x        (rows, K) F32 that went into the layers
+     * @param dy       (rows, the sum of their N) F32, the gradient of what came out, side by side, heads laid out in halves
+     * @param layers   in the order of dy's columns
      */
-    public void gradient(Device device, LoraAdapter gradient, LlamaWeights weights) {
-        for (int i = 0; i < pairs.size(); i++) {
-            Pair pair = pairs.get(i);
-            Pair to = gradient.pairs.get(i);
-            Tensor dw = pair.target.of(weights.blocks().get(pair.layer));
-            try (Arena scratch = Arena.ofConfined()) {
-                MatMul.inputBackward(device, workspace, to.a, dw, scaled(scratch, pair.bTransposed), false);
-                MatMul.forward(device, workspace, to.bTransposed, scaled(scratch, pair.a), dw);
+    public void backward(Device device, LoraAdapter gradient, int layer, Tensor x, Tensor dy, Target... layers) {
+        long from = 0;
+        for (Target target : layers) {
+            for (int i = 0; i < pairs.size(); i++) {
+                Pair pair = pairs.get(i);
+                if (pair.layer == layer && pair.target == target) {
+                    backward(device, gradient.pairs.get(i), pair, x, dy.columns(from, target.outputs(config)));
+                }
             }
+            from += target.outputs(config);
+        }
+    }
+
+    private void backward(Device device, Pair to, Pair pair, Tensor x, Tensor dy) {
+        try (Arena scratch = Arena.ofConfined()) {
+            Tensor narrow = Tensor.allocate(scratch, DType.F32, Shape.of(x.shape().rows(), rank));
+            MatMul.forward(device, workspace, narrow, x, scaled(scratch, pair.a));
+            MatMul.weightBackward(device, workspace, to.bTransposed, dy, narrow);
+            MatMul.forward(device, workspace, narrow, dy, scaled(scratch, pair.bTransposed));
+            MatMul.weightBackward(device, workspace, to.a, x, narrow);
         }
     }
 

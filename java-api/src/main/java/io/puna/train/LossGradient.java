@@ -10,6 +10,7 @@ import io.puna.kernel.Rope;
 import io.puna.kernel.SwiGlu;
 import io.puna.kernel.Workspace;
 import io.puna.model.LlamaConfig;
+import io.puna.model.LoraAdapter;
 import io.puna.tensor.DType;
 import io.puna.tensor.Device;
 import io.puna.tensor.Shape;
@@ -19,6 +20,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -66,6 +68,10 @@ public final class LossGradient implements AutoCloseable {
 
     private record Cheap(Tensor normed, Tensor scale, Tensor attended, Tensor logSumExp, Tensor middle, Tensor middleNormed,
             Tensor middleScale, Tensor gated) {
+    }
+
+    /** Where the gradient goes: all of it, or that of an adapter alone, of which the weights' own is never made. */
+    private record Wanted(@Nullable Parameters weights, @Nullable LoraAdapter adapter, @Nullable LoraAdapter adapterGradient) {
     }
 
     /**
@@ -213,15 +219,36 @@ public final class LossGradient implements AutoCloseable {
      * @throws IndexOutOfBoundsException if a token or target is not in the vocabulary
      */
     public double accumulate(Parameters gradient, Parameters weights, int[] batchIds, int[] batchTargets, float factor) {
+        double sum = accumulate(new Wanted(gradient, null, null), weights, batchIds, batchTargets, factor);
+        Embedding.backward(device, gradient.weights().embedding(), ids, residualGradient);
+        return sum;
+    }
+
+    /**
+     * {@return the sum of a batch's losses} Adds the gradient of an adapter, times a factor, to what is there.
+     *
+     * @param gradient      accumulated into, as {@link LoraAdapter#zeros} gives it
+     * @param adapter       that is merged into the weights
+     * @param weights       of a model of this configuration
+     * @param batchIds      (B, T) tokens
+     * @param batchTargets  (B, T) what should follow each, {@link BatchSource#IGNORED} where it does not count
+     * @param factor        finite: 1 / (targets that count) for the gradient of their mean
+     * @throws IndexOutOfBoundsException if a token or target is not in the vocabulary
+     */
+    public double accumulate(LoraAdapter gradient, LoraAdapter adapter, Parameters weights, int[] batchIds, int[] batchTargets,
+            float factor) {
+        return accumulate(new Wanted(null, adapter, gradient), weights, batchIds, batchTargets, factor);
+    }
+
+    private double accumulate(Wanted wanted, Parameters weights, int[] batchIds, int[] batchTargets, float factor) {
         forward(weights, batchIds, batchTargets);
-        head(weights, gradient, factor);
+        head(weights, wanted, factor);
         for (int layer = config.layers() - 1; layer >= 0; layer--) {
             if (layer < config.layers() - 1) { // what the last block left is still there
                 again(weights.blocks().get(layer), blocks.get(layer));
             }
-            backward(weights.blocks().get(layer), gradient.blocks().get(layer), blocks.get(layer));
+            backward(wanted, layer, weights.blocks().get(layer), blocks.get(layer));
         }
-        Embedding.backward(device, gradient.weights().embedding(), ids, residualGradient);
         return lossSum();
     }
 
@@ -314,44 +341,50 @@ public final class LossGradient implements AutoCloseable {
     }
 
     /**
-     * The output layer, a stretch of rows at a time: losses, and with a gradient to add to, the residual stream's gradient before the
-     * last RMSNorm.
+     * The output layer, a stretch of rows at a time: losses, and where a gradient is wanted, that of the residual stream before the last
+     * RMSNorm.
      */
-    private void head(Parameters weights, @Nullable Parameters gradient, float factor) {
+    private void head(Parameters weights, @Nullable Wanted wanted, float factor) {
+        Parameters gradient = wanted == null ? null : wanted.weights;
         Tensor output = weights.weights().output();
         long step = logits.shape().rows();
         for (long from = 0; from < rows; from += step) {
             long count = Math.min(step, rows - from);
             Tensor part = logits.rows(0, count);
             Tensor normed = lastNormed.rows(from, count);
-            Tensor wanted = Tensor.of(targets.segment().asSlice(from * Integer.BYTES), DType.I32, Shape.of(count));
+            Tensor expected = Tensor.of(targets.segment().asSlice(from * Integer.BYTES), DType.I32, Shape.of(count));
             Tensor loss = Tensor.of(losses.segment().asSlice(from * Float.BYTES), DType.F32, Shape.of(count));
             MatMul.forward(device, workspace, part, normed, output);
-            CrossEntropy.forwardBackward(device, loss, gradient == null ? null : part, part, wanted, BatchSource.IGNORED, factor);
+            CrossEntropy.forwardBackward(device, loss, wanted == null ? null : part, part, expected, BatchSource.IGNORED, factor);
             if (gradient != null) {
                 MatMul.weightBackward(device, workspace, gradient.weights().output(), normed, part);
+            }
+            if (wanted != null) {
                 MatMul.inputBackward(device, workspace, normed, output, part, false); // its place is not needed any more
             }
         }
-        if (gradient != null) {
-            RmsNorm.backward(device, residualGradient, gradient.weights().norm(), last, weights.weights().norm(), lastScale, lastNormed,
-                    false);
+        if (wanted != null) {
+            RmsNorm.backward(device, residualGradient, gradient == null ? null : gradient.weights().norm(), last,
+                    weights.weights().norm(), lastScale, lastNormed, false);
         }
     }
 
     /** Takes {@code residualGradient} from a block's output to its input. Gradients take the place of values that have served. */
-    private void backward(Parameters.Block w, Parameters.Block g, Block block) {
+    private void backward(Wanted wanted, int layer, Parameters.Block w, Block block) {
+        Parameters.Block g = wanted.weights == null ? null : wanted.weights.blocks().get(layer);
         Cheap cheap = block.cheap;
         Linear linear = block.linear;
-        MatMul.weightBackward(device, workspace, g.down(), cheap.gated, residualGradient);
+        weightGradient(wanted, layer, Parameters.Block::down, cheap.gated, residualGradient, LoraAdapter.Target.DOWN_PROJ);
         MatMul.inputBackward(device, workspace, cheap.gated, w.down(), residualGradient, false);
         SwiGlu.backward(device, linear.gate, linear.up, linear.gate, linear.up, cheap.gated);
-        MatMul.weightBackward(device, workspace, g.gateUp(), cheap.middleNormed, linear.gateUp);
+        weightGradient(wanted, layer, Parameters.Block::gateUp, cheap.middleNormed, linear.gateUp,
+                LoraAdapter.Target.GATE_PROJ, LoraAdapter.Target.UP_PROJ);
         MatMul.inputBackward(device, workspace, cheap.middleNormed, w.gateUp(), linear.gateUp, false);
-        RmsNorm.backward(device, residualGradient, g.feedForwardNorm(), cheap.middle, w.feedForwardNorm(), cheap.middleScale,
-                cheap.middleNormed, true);
+        RmsNorm.backward(device, residualGradient, g == null ? null : g.feedForwardNorm(), cheap.middle, w.feedForwardNorm(),
+                cheap.middleScale, cheap.middleNormed, true);
 
-        MatMul.weightBackward(device, workspace, g.attentionOutput(), cheap.attended, residualGradient);
+        weightGradient(wanted, layer, Parameters.Block::attentionOutput, cheap.attended, residualGradient,
+                LoraAdapter.Target.O_PROJ);
         MatMul.inputBackward(device, workspace, attendedGradient, w.attentionOutput(), residualGradient, false);
         long q = linear.query.shape().columns();
         long kv = linear.key.shape().columns();
@@ -359,9 +392,21 @@ public final class LossGradient implements AutoCloseable {
                 queryKeyValueGradient.columns(q + kv, kv), linear.query, linear.key, linear.value, cheap.attended, cheap.logSumExp,
                 attendedGradient, sequences, config.heads(), config.keyValueHeads(), config.headWidth(), config.slidingWindow(), scale);
         Rope.backward(device, queryKeyValueGradient.columns(0, q + kv), rotations, config.ropeLayout(), config.headWidth());
-        MatMul.weightBackward(device, workspace, g.queryKeyValue(), cheap.normed, queryKeyValueGradient);
+        weightGradient(wanted, layer, Parameters.Block::queryKeyValue, cheap.normed, queryKeyValueGradient,
+                LoraAdapter.Target.Q_PROJ, LoraAdapter.Target.K_PROJ, LoraAdapter.Target.V_PROJ);
         MatMul.inputBackward(device, workspace, cheap.normed, w.queryKeyValue(), queryKeyValueGradient, false);
-        RmsNorm.backward(device, residualGradient, g.attentionNorm(), block.input, w.attentionNorm(), cheap.scale, cheap.normed, true);
+        RmsNorm.backward(device, residualGradient, g == null ? null : g.attentionNorm(), block.input, w.attentionNorm(), cheap.scale,
+                cheap.normed, true);
+    }
+
+    /** Adds to the gradient of linear layers side by side from what went into them and the gradient of what came out. */
+    private void weightGradient(Wanted wanted, int layer, Function<Parameters.Block, Tensor> matrix, Tensor x, Tensor dy,
+            LoraAdapter.Target... parts) {
+        if (wanted.weights != null) {
+            MatMul.weightBackward(device, workspace, matrix.apply(wanted.weights.blocks().get(layer)), x, dy);
+        } else if (wanted.adapter != null && wanted.adapterGradient != null) {
+            wanted.adapter.backward(device, wanted.adapterGradient, layer, x, dy, parts);
+        }
     }
 
     /** Frees the activations. Idempotent. */

@@ -20,6 +20,7 @@ import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -50,7 +51,8 @@ public final class Trainer implements AutoCloseable {
     private final Parameters weights;
     private final BatchSource source;
     private final TrainingOptions options;
-    private final Parameters gradient;
+    /** Null where an adapter is trained. */
+    private final @Nullable Parameters gradient;
     private final LossGradient loss;
     private final Arena arena = Arena.ofShared();
     /** All that is trained, and in the same order its gradient and the two moments. */
@@ -112,15 +114,16 @@ public final class Trainer implements AutoCloseable {
         this.source = source;
         this.options = options;
         loss = new LossGradient(device, weights.config(), options.recomputation(), options.sequences(), options.tokens());
-        gradient = Parameters.zeros(weights.config());
         if (adapter == null) {
             adaptation = null;
+            gradient = Parameters.zeros(weights.config());
             trained = weights.all();
             slope = gradient.all();
             decaying = weights.matrixElements();
         } else {
             MemorySegment base = arena.allocate(weights.all().byteSize(), Float.BYTES).copyFrom(weights.all().segment());
             adaptation = new Adaptation(adapter, adapter.zeros(), base);
+            gradient = null;
             trained = adapter.all();
             slope = adaptation.gradient.all();
             decaying = trained.shape().elements();
@@ -156,14 +159,11 @@ public final class Trainer implements AutoCloseable {
                 counted += target == BatchSource.IGNORED ? 0 : 1;
             }
         }
-        gradient.clear();
+        slope.segment().fill((byte) 0);
         double sum = 0;
         float factor = (float) (1.0 / Math.max(counted, 1));
         for (int i = 0; i < ids.length; i++) {
-            sum += loss.accumulate(gradient, weights, ids[i], targets[i], factor);
-        }
-        if (adaptation != null) {
-            adaptation.adapter.gradient(device, adaptation.gradient, gradient.weights());
+            sum += accumulate(ids[i], targets[i], factor);
         }
         double meanLoss = sum / Math.max(counted, 1);
         double norm = Math.sqrt(GradientNorm.squared(device, workspace, slope));
@@ -176,6 +176,13 @@ public final class Trainer implements AutoCloseable {
         }
         steps = step;
         return new Step(step, meanLoss, norm, rate, (long) ids.length * loss.rows(), skipped);
+    }
+
+    private double accumulate(int[] batchIds, int[] batchTargets, float factor) {
+        if (adaptation != null) {
+            return loss.accumulate(adaptation.gradient, adaptation.adapter, weights, batchIds, batchTargets, factor);
+        }
+        return loss.accumulate(Objects.requireNonNull(gradient), weights, batchIds, batchTargets, factor);
     }
 
     private void update(long step, double rate, double scale) {
@@ -210,15 +217,16 @@ public final class Trainer implements AutoCloseable {
             return;
         }
         String what = "step " + step + ": ";
-        for (Map<String, Tensor> tensors : List.of(weights.tensors(), gradient.tensors())) {
+        Map<String, Tensor> gradients = adaptation != null ? adaptation.gradient.tensors() : Objects.requireNonNull(gradient).tensors();
+        for (Map<String, Tensor> tensors : List.of(weights.tensors(), gradients)) {
             for (Map.Entry<String, Tensor> entry : tensors.entrySet()) {
                 if (!Double.isFinite(GradientNorm.squared(device, workspace, entry.getValue()))) {
                     throw new TrainingException(what + "expected finite numbers, got others in "
-                            + (tensors == gradient.tensors() ? "the gradient of " : "") + entry.getKey() + ", with a loss of " + meanLoss);
+                            + (tensors == gradients ? "the gradient of " : "") + entry.getKey() + ", with a loss of " + meanLoss);
                 }
             }
         }
-        Map.Entry<String, Tensor> longest = gradient.tensors().entrySet().stream()
+        Map.Entry<String, Tensor> longest = gradients.entrySet().stream()
                 .max(Comparator.comparingDouble(e -> GradientNorm.squared(device, workspace, e.getValue()))).orElseThrow();
         throw new TrainingException(what + "expected a loss of at most " + EXPLODED + " times that of guessing, " + guessing + ", got "
                 + meanLoss + "; the longest gradient is that of " + longest.getKey());
@@ -312,7 +320,9 @@ public final class Trainer implements AutoCloseable {
     public void close() {
         workspace.close();
         loss.close();
-        gradient.close();
+        if (gradient != null) {
+            gradient.close();
+        }
         if (adaptation != null) {
             adaptation.gradient.close();
         }

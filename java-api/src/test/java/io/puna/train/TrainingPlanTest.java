@@ -72,6 +72,16 @@ class TrainingPlanTest {
         throw new IOException("/proc/self/status has no VmHWM");
     }
 
+    /** 15M, 1.1B, 7B, 8B, 70B and, with keys and values for every head, 65B. */
+    @ParameterizedTest
+    @CsvSource({"288, 6, 6, 6, 768", "2048, 22, 32, 4, 5632", "4096, 32, 32, 32, 11008", "4096, 32, 32, 8, 14336",
+        "8192, 80, 64, 8, 28672", "8192, 80, 64, 64, 22016"})
+    void theBlocksKeepSixTenthsWhereLinearLayersAloneAreKept(int width, int layers, int heads, int keyValueHeads, int feedForward) {
+        LlamaConfig config = config(32_000, width, layers, heads, keyValueHeads, feedForward, false);
+        assertThat(LossGradient.keptBytes(config, Recomputation.LLAMA, 4, 2048))
+                .isLessThanOrEqualTo(LossGradient.keptBytes(config, Recomputation.STORE_ALL, 4, 2048) * 6 / 10);
+    }
+
     @Test
     void itKnowsTheModelsThatWerePublished() {
         LlamaConfig seven = config(32_000, 4096, 32, 32, 32, 11_008, false);
