@@ -62,7 +62,7 @@ record PeerProgram(String name, List<String> command, boolean readsDirectories) 
                     + " got no " + jar);
         }
         return List.of(Path.of(System.getProperty("java.home"), "bin", "java").toString(), "--add-modules=jdk.incubator.vector",
-                "--enable-preview", "--enable-native-access=ALL-UNNAMED", "-cp", jar + System.getProperty("path.separator")
+                "--enable-native-access=ALL-UNNAMED", "-cp", jar + System.getProperty("path.separator")
                         + target.resolve("lib") + "/*", "io.puna.benchmarks." + main);
     }
 
