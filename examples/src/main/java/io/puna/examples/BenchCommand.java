@@ -135,7 +135,7 @@ final class BenchCommand implements Callable<Integer> {
 
     private BenchReport measure(Path path, Device device, List<PeerProgram> peers) throws IOException, InterruptedException {
         long start = System.nanoTime();
-        try (LlamaModel model = run.open(path, device)) {
+        try (LlamaModel model = run.open(path, device, (bytes, total) -> { })) {
             double loadMillis = Text.millis(System.nanoTime() - start);
             if ((long) promptTokens + generateTokens > model.contextLength()) {
                 throw new IllegalArgumentException("--prompt-tokens and --generate-tokens: expected at most " + model.contextLength()

@@ -129,7 +129,7 @@ final class GenerateCommand implements Callable<Integer> {
         Progress progress = new Progress(spec.commandLine().getErr());
         GenerationOptions options = options(progress);
         long start = System.nanoTime();
-        try (CtrlC ctrlC = new CtrlC(); Device device = run.device(); LlamaModel model = run.open(path.get(), device);
+        try (CtrlC ctrlC = new CtrlC(); Device device = run.device(); LlamaModel model = run.open(path.get(), device, progress);
                 Session session = model.newSession()) {
             String given = promptIds == null ? promptText() : null;
             TokenStream stream = given == null ? session.stream(promptIds, options) : session.stream(given, options);

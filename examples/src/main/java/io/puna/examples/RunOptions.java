@@ -2,6 +2,7 @@ package io.puna.examples;
 
 import io.puna.LlamaModel;
 import io.puna.ModelOptions;
+import io.puna.format.LoadListener;
 import io.puna.kernel.MatMul;
 import io.puna.tensor.DType;
 import io.puna.tensor.Device;
@@ -57,10 +58,10 @@ final class RunOptions {
         return threads == 0 ? Device.cpu() : Device.cpu(threads);
     }
 
-    LlamaModel open(Path path, Device device) throws IOException {
+    LlamaModel open(Path path, Device device, LoadListener listener) throws IOException {
         ModelOptions options = ModelOptions.defaults().withDevice(device).withContextLength(context).withCacheType(cacheType)
                 .withActivations(activations);
-        return LlamaModel.open(path, adapter == null ? options : options.withAdapter(adapter));
+        return LlamaModel.open(path, adapter == null ? options : options.withAdapter(adapter), listener);
     }
 
     private static Device cuda(String name) {
