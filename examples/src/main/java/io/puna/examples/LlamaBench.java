@@ -134,9 +134,9 @@ final class LlamaBench implements Contestant {
 
     private FailedException notUnderstood(String output) {
         String text = output.strip();
-        return new FailedException(program, (batched ? "expected JSON as llama-batched-bench prints it, with pl, tg and speed_tg of each width"
-                : "expected JSON as llama-bench prints it, with n_prompt, n_gen and avg_ts of both runs")
-                + ", got " + (text.isEmpty() ? "nothing" : Text.visible(text.substring(0, Math.min(text.length(), 60)))));
+        return new FailedException(program, "expected JSON as "
+                + (batched ? "llama-batched-bench prints it, with pl, tg and speed_tg of each width"
+                        : "llama-bench prints it, with n_prompt, n_gen and avg_ts of both runs") + ", got " + (text.isEmpty() ? "nothing" : Text.visible(text.substring(0, Math.min(text.length(), 60)))));
     }
 
     private static String lastLine(Path file) throws IOException {

@@ -2,6 +2,7 @@ package io.puna.examples;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
+import static org.junit.jupiter.api.Assumptions.assumeFalse;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import java.io.IOException;
@@ -84,7 +85,8 @@ class BenchCommandTest {
 
     @Test
     void severalModelsAreMeasuredOneAfterTheOther() {
-        Run run = Run.puna("bench", "--model", MODEL, "--model", GGUF, "--prompt-tokens", 4, "--generate-tokens", 2, "--repeat", 1, "--json");
+        Run run = Run.puna("bench", "--model", MODEL, "--model", GGUF, "--prompt-tokens", 4, "--generate-tokens", 2, "--repeat", 1,
+                "--json");
 
         assertThat(run.code()).as(run.err()).isZero();
         assertThat(run.out().lines().map(line -> Samples.json(line).get("model").asText())).containsExactly(MODEL, GGUF);
@@ -94,8 +96,8 @@ class BenchCommandTest {
     /** The widths need not be the widest last, and every one gets its own rate. */
     @Test
     void sequencesAdvanceTogether() {
-        JsonNode json = Run.puna("bench", "--model", MODEL, "--sequences", "1,3,2", "--prompt-tokens", 5, "--generate-tokens", 3, "--repeat",
-                2, "--json").json();
+        JsonNode json = Run.puna("bench", "--model", MODEL, "--sequences", "1,3,2", "--prompt-tokens", 5, "--generate-tokens", 3,
+                "--repeat", 2, "--json").json();
 
         assertThat(json.fieldNames()).toIterable().contains("decode_1", "decode_3", "decode_2", "falls_at").doesNotContain("prefill");
         assertThat(json.get("decode_3").get("median").asDouble()).isPositive();
@@ -117,8 +119,8 @@ class BenchCommandTest {
     @Test
     @DisabledOnOs(OS.WINDOWS)
     void whatRemainsWhileOthersComputeIsShown() throws Exception {
-        JsonNode json = Run.puna("bench", "--model", MODEL, "--busy", 2, "--prompt-tokens", 8, "--generate-tokens", 4, "--repeat", 2, "--json")
-                .json();
+        JsonNode json = Run.puna("bench", "--model", MODEL, "--busy", 2, "--prompt-tokens", 8, "--generate-tokens", 4, "--repeat", 2,
+                "--json").json();
 
         JsonNode busy = json.get("busy");
         assertThat(busy.get("processes").asInt()).isEqualTo(2);
@@ -224,7 +226,8 @@ class BenchCommandTest {
         List<String> lines = run.out().lines().toList();
         assertThat(lines.getFirst()).isEqualTo("| model |  | Puna tokens/s | " + first + " tokens/s | other tokens/s | Puna / " + first
                 + " | Puna / other | Puna, 1 busy | " + first + ", 1 busy | other, 1 busy |");
-        assertThat(lines.get(2)).startsWith("| f32.gguf | prefill, 4 tokens | ").contains(" | 100 | 1000000000 | ").endsWith(" | 100 % | 100 % |");
+        assertThat(lines.get(2)).startsWith("| f32.gguf | prefill, 4 tokens | ").contains(" | 100 | 1000000000 | ")
+                .endsWith(" | 100 % | 100 % |");
         assertThat(lines.get(3)).startsWith("| f32.gguf | decode, 2 tokens | ").contains(" | 10.0 | 1234 | ");
         assertThat(lines).hasSize(4).allMatch(line -> line.chars().filter(c -> c == '|').count() == 11);
     }
@@ -253,7 +256,8 @@ class BenchCommandTest {
         assertThat(none.code()).isEqualTo(ExitCode.NO_INPUT);
         assertThat(none.err()).contains("llama-batched-bench: no such file");
         peer(folder, "llama-batched-bench", new String[] {"echo '{\"pl\": 1, \"tg\": 3, \"speed_tg\": 50.5}'"});
-        Run half = Run.puna("bench", "--model", GGUF, "--sequences", "1,4", "--prompt-tokens", 5, "--generate-tokens", 3, "--against", single);
+        Run half = Run.puna("bench", "--model", GGUF, "--sequences", "1,4", "--prompt-tokens", 5, "--generate-tokens", 3, "--against",
+                single);
         assertThat(half.code()).isEqualTo(ExitCode.UNEXPECTED);
         assertThat(half.err()).contains("speed_tg of each width");
     }
@@ -268,6 +272,16 @@ class BenchCommandTest {
         failed(peer(folder, "echo usage: something else"), GGUF, ExitCode.UNEXPECTED, "JSON as llama-bench prints it");
         failed(peer(folder, "exit 0"), GGUF, ExitCode.UNEXPECTED, "got nothing");
         failed(peer(folder, "echo '[" + row(8, 0, "1.5") + "]'"), GGUF, ExitCode.UNEXPECTED, "both runs");
+    }
+
+    @Test
+    void aPeerThatMavenHasNotBuiltSaysHow(@TempDir Path folder) throws IOException {
+        assumeFalse(Files.exists(Samples.repository().resolve("examples/benchmarks/target/puna-benchmarks.jar")), "it is built here");
+        for (Object peer : new Object[] {"java-llama.cpp", "jlama", Files.createFile(folder.resolve("Llama3.java"))}) {
+            Run run = Run.puna("bench", "--model", GGUF, "--against", peer);
+            assertThat(run.code()).isEqualTo(ExitCode.USAGE);
+            assertThat(run.err()).startsWith("puna: --against " + peer + ": expected it built by mvn -Pbenchmarks package");
+        }
     }
 
     private static void failed(Path program, String model, int code, String sentence) {

@@ -28,7 +28,9 @@ import org.openjdk.jmh.annotations.State;
 import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 
-/** One step of decoding, at position 32. Of a model of many layers with next to nothing in them it is what steps cost beside computing. */
+/**
+ * One step of decoding, at position 32. Of a model of many layers with next to nothing in them it is what steps cost beside computing.
+ */
 @State(Scope.Thread)
 @BenchmarkMode(Mode.AverageTime)
 @OutputTimeUnit(TimeUnit.MICROSECONDS)
@@ -57,7 +59,8 @@ public class Step {
     public void open() throws IOException {
         arena = Arena.ofConfined();
         device = Device.cpu(threads);
-        opened = LlamaModel.open(model.isEmpty() ? LlamaModel.bundledFile() : Path.of(model), ModelOptions.defaults().withDevice(device));
+        Path path = model.isEmpty() ? LlamaModel.bundledFile() : Path.of(model);
+        opened = LlamaModel.open(path, ModelOptions.defaults().withDevice(device));
         LlamaConfig config = opened.config();
         forward = new LlamaForward(device, config, opened.weights(), MatMul.Activations.INT16, POSITION);
         cache = KvCache.allocate(device, config.layers(), config.keyValueHeads(), config.headWidth(), POSITION + 1, DType.F32);
