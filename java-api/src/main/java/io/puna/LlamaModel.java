@@ -3,6 +3,7 @@ package io.puna;
 import io.puna.bindings.NativeMemory;
 import io.puna.format.Checkpoint;
 import io.puna.format.CheckpointException;
+import io.puna.format.LoadListener;
 import io.puna.generate.GenerationOptions;
 import io.puna.generate.GenerationResult;
 import io.puna.generate.Session;
@@ -17,6 +18,7 @@ import java.io.UncheckedIOException;
 import java.lang.foreign.Arena;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Objects;
 import java.util.Optional;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
@@ -72,7 +74,7 @@ public final class LlamaModel implements AutoCloseable {
     }
 
     /**
-     * Opens a model. Weights are mapped, not read: the first step reads them. A device with memory of its own gets a copy of them now.
+     * Opens a model as {@link #open(Path, ModelOptions, LoadListener)} does.
      *
      * @param path a GGUF file, or a directory in Hugging Face's layout
      * @throws io.puna.format.UnsupportedModelException if it is not of the LLaMA family
@@ -80,10 +82,28 @@ public final class LlamaModel implements AutoCloseable {
      * @throws IOException                              if it cannot be read
      */
     public static LlamaModel open(Path path, ModelOptions options) throws IOException {
+        return open(path, options, (bytes, total) -> { });
+    }
+
+    /**
+     * Opens a model. Weights are mapped, and read ahead in the background: the first step waits for what has not come yet. A device
+     * with memory of its own gets a copy of them now.
+     *
+     * @param path     a GGUF file, or a directory in Hugging Face's layout
+     * @param listener told how far weights are on their way, on a thread of the model's own and perhaps after this has returned; or,
+     *                 with a device that has its own memory, how many are there
+     * @throws io.puna.format.UnsupportedModelException if it is not of the LLaMA family
+     * @throws CheckpointException                      if the file is damaged or contradicts itself
+     * @throws IOException                              if it cannot be read
+     */
+    public static LlamaModel open(Path path, ModelOptions options, LoadListener listener) throws IOException {
+        Objects.requireNonNull(listener, "listener");
         Checkpoint checkpoint = Checkpoint.open(path);
         Device device = options.device();
         Arena merged = Arena.ofShared();
         try {
+            boolean copied = device != null && device.hasOwnMemory();
+            checkpoint.readAhead(copied ? (bytes, total) -> { } : listener);
             LlamaConfig config = LlamaConfig.of(checkpoint);
             LlamaWeights weights = LlamaWeights.of(checkpoint, config);
             if (device == null) {
@@ -100,7 +120,7 @@ public final class LlamaModel implements AutoCloseable {
                 }
             }
             if (device.hasOwnMemory()) {
-                weights = weights.to(device, merged, bytes -> { });
+                weights = weights.to(device, merged, bytes -> listener.loaded(bytes, checkpoint.byteSize()));
             }
             return new LlamaModel(checkpoint, config, weights, options, device, merged);
         } catch (Throwable e) {

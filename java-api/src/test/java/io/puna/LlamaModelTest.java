@@ -13,6 +13,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.Callable;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
@@ -43,6 +44,19 @@ class LlamaModelTest {
             assertThatThrownBy(call::call).isInstanceOf(IllegalStateException.class);
         }
         session.close();
+    }
+
+    @Test
+    void whoOpensAModelHearsOfItsWeights() throws Exception {
+        CountDownLatch all = new CountDownLatch(1);
+        long size = Files.size(MODEL);
+        try (LlamaModel model = LlamaModel.open(MODEL, ModelOptions.defaults(), (bytes, total) -> {
+            if (bytes == size && total == size) {
+                all.countDown();
+            }
+        })) {
+            assertThat(all.await(60, TimeUnit.SECONDS)).isTrue();
+        }
     }
 
     @RepeatedTest(10)

@@ -1,18 +1,17 @@
 package io.puna.examples;
 
 import io.puna.LlamaModel;
-import io.puna.generate.FinishReason;
-import io.puna.generate.GenerationOptions;
-import io.puna.generate.GenerationResult;
-import io.puna.generate.Session;
+import io.puna.examples.BenchReport.Side;
+import io.puna.examples.BenchReport.Spread;
+import io.puna.examples.Contestant.Measure;
+import io.puna.tensor.Device;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
-import java.util.Arrays;
-import java.util.Locale;
-import java.util.Random;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
@@ -21,21 +20,28 @@ import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
 
-/** {@code puna bench}: how fast a model is on this machine. */
+/** {@code puna bench}: how fast models are on this machine. */
 @Command(name = "bench", mixinStandardHelpOptions = true, versionProvider = Puna.Version.class, abbreviateSynopsis = true,
         sortOptions = false, usageHelpAutoWidth = true,
         description = {"Measures how many tokens a second a model reads and writes.",
             "Each run computes a prompt of random tokens (prefill), then generates one token after the other (decode), with nothing"
                     + " cached. A first run warms up and is not counted.",
-            "Against llama-bench, which starts both with an empty cache, so does Puna; runs of the two take turns."},
+            "Against llama-bench, which starts both with an empty cache, so does Puna; runs of all programs take turns."},
         footerHeading = "%nExamples:%n",
         footer = {
             "  puna bench --model model.gguf",
             "  puna bench --model model.gguf --prompt-tokens 512 --generate-tokens 64 --threads 8 --repeat 5 --json",
-            "  puna bench --model model.gguf --against llama.cpp/build/bin/llama-bench --repeat 5"})
+            "  puna bench --model a.gguf --model b.gguf --against llama.cpp/build/bin/llama-bench --repeat 5 --markdown",
+            "  puna bench --model model.gguf --sequences 1,4,8,16 --against llama.cpp/build/bin/llama-bench",
+            "  puna bench --model model.gguf --busy 1 --against java-llama.cpp"})
 final class BenchCommand implements Callable<Integer> {
+    private static final int MOST_SEQUENCES = 1024;
+
     @Spec
     private CommandSpec spec;
+
+    @Option(names = "--model", paramLabel = "PATH", description = ModelPath.DESCRIPTION + " May be repeated.")
+    private List<Path> models = new ArrayList<>();
 
     @Mixin
     private RunOptions run;
@@ -46,145 +52,143 @@ final class BenchCommand implements Callable<Integer> {
     @Option(names = "--generate-tokens", paramLabel = "G", defaultValue = "32", description = "Default: ${DEFAULT-VALUE}.")
     private int generateTokens;
 
+    @Option(names = "--sequences", paramLabel = "N", split = ",", hideParamSyntax = true,
+            description = "Measure, instead, sequences that generate G tokens each in the same steps, as in 1,4,8,16; against the"
+                    + " llama-batched-bench beside a llama-bench.")
+    private List<Integer> sequences = new ArrayList<>();
+
+    @Option(names = "--busy", paramLabel = "N", defaultValue = "0",
+            description = "Measure also while N other processes compute, and tell what remains of the speed.")
+    private int busy;
+
     @Option(names = "--repeat", paramLabel = "R", defaultValue = "3", description = "Runs that count. Default: ${DEFAULT-VALUE}.")
     private int repeat;
 
     @Option(names = "--against", paramLabel = "PROGRAM",
-            description = "A llama-bench to run in turn with Puna, on the same file with as many threads.")
-    private @Nullable Path against;
+            description = "A llama-bench to run in turn with Puna, on the same file with as many threads, or the path of Llama3.java, or"
+                    + " java-llama.cpp or jlama as Maven's profile benchmarks builds them. NAME=PATH gives it a name. May be repeated.")
+    private List<String> against = new ArrayList<>();
 
-    @Option(names = "--json", description = "Print one JSON object.")
+    @Option(names = "--json", description = "Print one JSON object for each model.")
     private boolean json;
 
-    /** Tokens a second over all runs. */
-    record Spread(double median, double min, double max) {
-        static Spread of(double[] values) {
-            double[] sorted = values.clone();
-            Arrays.sort(sorted);
-            int middle = sorted.length / 2;
-            double median = sorted.length % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
-            return new Spread(Text.rate(median), Text.rate(sorted[0]), Text.rate(sorted[sorted.length - 1]));
+    @Option(names = "--markdown", description = "Print a table in Markdown.")
+    private boolean markdown;
+
+    /** A side, and its tokens a second of each run that counts. */
+    private record Entry(String name, Contestant contestant, List<double[]> quiet, List<double[]> busy) {
+        Entry(String name, Contestant contestant) {
+            this(name, contestant, new ArrayList<>(), new ArrayList<>());
         }
-    }
 
-    /** What the other program reached. A ratio above 1 says that Puna is faster, median by median. */
-    record Peer(String program, String build, Spread prefill, Spread decode, double prefillRatio, double decodeRatio) {
-    }
+        Side side() {
+            return new Side(name, contestant.build(), spreads(quiet), spreads(busy));
+        }
 
-    /** What --json prints; no peak where the system does not say, and no peer where there is none. */
-    record Report(double loadMs, Spread prefill, Spread decode, @Nullable Long peakRssBytes, String backend, @Nullable Peer against) {
-    }
-
-    /** Tokens a second of each run that counts. */
-    private record Rates(double[] prefill, double[] decode) {
-        Rates(int runs) {
-            this(new double[runs], new double[runs]);
+        private static List<Spread> spreads(List<double[]> runs) {
+            List<Spread> spreads = new ArrayList<>();
+            for (int i = 0; !runs.isEmpty() && i < runs.getFirst().length; i++) {
+                int measure = i;
+                spreads.add(Spread.of(runs.stream().mapToDouble(rates -> rates[measure]).toArray()));
+            }
+            return spreads;
         }
     }
 
     @Override
     public Integer call() throws IOException {
-        requirePositive("--prompt-tokens", promptTokens);
-        requirePositive("--generate-tokens", generateTokens);
-        requirePositive("--repeat", repeat);
-        Progress progress = new Progress(spec.commandLine().getErr());
+        require("--prompt-tokens", promptTokens, 1, Integer.MAX_VALUE);
+        require("--generate-tokens", generateTokens, 1, Integer.MAX_VALUE);
+        require("--repeat", repeat, 1, Integer.MAX_VALUE);
+        require("--busy", busy, 0, Integer.MAX_VALUE);
+        for (int width : sequences) {
+            require("--sequences", width, 1, MOST_SEQUENCES);
+        }
+        List<PeerProgram> peers = new ArrayList<>();
+        for (String argument : against) {
+            PeerProgram peer = PeerProgram.of(argument);
+            peers.add(sequences.isEmpty() ? peer : peer.batched());
+        }
+        PrintWriter out = spec.commandLine().getOut();
+        List<BenchReport> reports = new ArrayList<>();
+        try (CtrlC ctrlC = new CtrlC(); Device device = run.device()) {
+            for (Path model : models.isEmpty() ? List.of(ModelPath.byDefault()) : models) {
+                BenchReport report = measure(model, device, peers);
+                if (json) {
+                    out.println(Json.write(report.json()));
+                } else if (!markdown) {
+                    out.print(reports.isEmpty() ? "" : System.lineSeparator());
+                    report.print(out);
+                }
+                out.flush();
+                reports.add(report);
+            }
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+            return ExitCode.CANCELLED;
+        }
+        if (markdown && !json) {
+            BenchReport.markdown(out, reports);
+        }
+        return ExitCode.OK;
+    }
+
+    private BenchReport measure(Path path, Device device, List<PeerProgram> peers) throws IOException, InterruptedException {
         long start = System.nanoTime();
-        try (CtrlC ctrlC = new CtrlC(); LlamaModel model = run.open()) {
+        try (LlamaModel model = run.open(path, device, (bytes, total) -> { })) {
             double loadMillis = Text.millis(System.nanoTime() - start);
             if ((long) promptTokens + generateTokens > model.contextLength()) {
                 throw new IllegalArgumentException("--prompt-tokens and --generate-tokens: expected at most " + model.contextLength()
                         + " together, the length of the context, got " + promptTokens + " and " + generateTokens);
             }
-            LlamaBench peer = against == null ? null : new LlamaBench(against, run.path());
-            Rates own = new Rates(repeat);
-            Rates peers = new Rates(repeat);
-            String build = "";
-            for (int i = -1; i < repeat; i++) {
-                progress.show(i < 0 ? "warming up" : "run " + (i + 1) + " of " + repeat);
-                if (peer != null && i >= 0) {
-                    LlamaBench.Rates rates = peer.run(run.threads(), promptTokens, generateTokens);
-                    peers.prefill[i] = rates.prefill();
-                    peers.decode[i] = rates.decode();
-                    build = rates.build();
+            List<Measure> measures = sequences.isEmpty() ? Measure.promptAndGeneration(promptTokens, generateTokens)
+                    : sequences.stream().map(width -> Measure.batch(width, generateTokens)).toList();
+            List<Entry> entries = new ArrayList<>();
+            for (PeerProgram peer : peers) {
+                entries.add(new Entry(peer.name(), sequences.isEmpty()
+                        ? LlamaBench.single(peer, path, run.threads(), promptTokens, generateTokens)
+                        : LlamaBench.batched(peer, path, run.threads(), promptTokens, measures)));
+            }
+            try (Contestant puna = sequences.isEmpty() ? new SingleSequence(model, promptTokens, generateTokens, !peers.isEmpty())
+                    : new SequenceBatch(device, model, run.activations(), run.cacheType(), measures, promptTokens)) {
+                Entry own = new Entry("Puna", puna);
+                entries.add(own);
+                takeTurns(entries, own);
+                return new BenchReport(path, model.weights().parameterCount(), device.backend(), loadMillis,
+                        models.size() > 1 ? null : peakResidentBytes(), measures, busy, own.side(),
+                        entries.stream().filter(entry -> entry != own).map(Entry::side).toList());
+            }
+        }
+    }
+
+    /** Runs all sides in turn, on a quiet and on a busy machine in turn. */
+    private void takeTurns(List<Entry> entries, Entry own) throws IOException, InterruptedException {
+        Progress progress = new Progress(spec.commandLine().getErr());
+        try {
+            progress.show("warming up");
+            own.contestant.run();
+            for (int i = 0; i < repeat; i++) {
+                progress.show("run " + (i + 1) + " of " + repeat);
+                for (Entry entry : entries) {
+                    entry.quiet.add(entry.contestant.run());
                 }
-                if (!measure(model, peer != null, own, i)) {
-                    return ExitCode.CANCELLED;
+                if (busy > 0) {
+                    try (BusyProcesses others = new BusyProcesses(busy)) {
+                        for (Entry entry : entries) {
+                            entry.busy.add(entry.contestant.run());
+                        }
+                    }
                 }
             }
+        } finally {
             progress.clear();
-            Spread prefill = Spread.of(own.prefill);
-            Spread decode = Spread.of(own.decode);
-            Report report = new Report(loadMillis, prefill, decode, peakResidentBytes(), model.backend(),
-                    peer == null ? null : peer(build, prefill, decode, Spread.of(peers.prefill), Spread.of(peers.decode)));
-            PrintWriter out = spec.commandLine().getOut();
-            if (json) {
-                out.println(Json.write(report));
-            } else {
-                print(out, model, report);
-            }
-            return ExitCode.OK;
-        } catch (InterruptedException e) {
-            Thread.currentThread().interrupt();
-            return ExitCode.CANCELLED;
         }
     }
 
-    /**
-     * {@return whether a run came to its end}
-     *
-     * @param apart whether tokens are generated from an empty cache and not after the prompt
-     * @param i     where its rates go; a negative run is not counted
-     */
-    private boolean measure(LlamaModel model, boolean apart, Rates rates, int i) {
-        int[] prompt = new Random(0).ints(promptTokens, 0, model.config().vocabularySize()).toArray();
-        GenerationResult first = generate(model, prompt, apart ? 0 : generateTokens);
-        GenerationResult second = apart ? generate(model, new int[] {prompt[0]}, generateTokens) : first;
-        if (i >= 0) {
-            rates.prefill[i] = first.prefillTokensPerSecond();
-            rates.decode[i] = second.decodeTokensPerSecond();
-        }
-        return first.finishReason() != FinishReason.CANCELLED && second.finishReason() != FinishReason.CANCELLED;
-    }
-
-    /** The first token comes of the prompt: a number of steps of decoding give as many more. */
-    private static GenerationResult generate(LlamaModel model, int[] prompt, int steps) {
-        try (Session session = model.newSession()) {
-            return session.generate(prompt, GenerationOptions.builder().maxTokens(steps + 1).ignoreEos(true).build());
-        }
-    }
-
-    private Peer peer(String build, Spread ownPrefill, Spread ownDecode, Spread prefill, Spread decode) {
-        return new Peer(String.valueOf(against), build, prefill, decode, Text.rate(ownPrefill.median / prefill.median),
-                Text.rate(ownDecode.median / decode.median));
-    }
-
-    private void print(PrintWriter out, LlamaModel model, Report report) {
-        out.printf("model    %s, %,d weights%n", model.checkpoint().path(), model.weights().parameterCount());
-        out.printf("backend  %s%n", report.backend);
-        out.printf(Locale.ROOT, "load     %.1f ms%n", report.loadMs);
-        if (report.peakRssBytes != null) {
-            out.printf("memory   %s at its peak%n", Text.bytes(report.peakRssBytes));
-        }
-        out.printf("%n%-10s %7s %10s %10s %10s%n", "", "tokens", "median/s", "min/s", "max/s");
-        row(out, "prefill", promptTokens, report.prefill);
-        row(out, "decode", generateTokens, report.decode);
-        if (report.against != null) {
-            Peer peer = report.against;
-            out.printf("%nagainst  %s, build %s%n%n", peer.program, peer.build);
-            row(out, "prefill", promptTokens, peer.prefill);
-            row(out, "decode", generateTokens, peer.decode);
-            out.printf(Locale.ROOT, "%nPuna's median is %.2f times the other's in prefill, %.2f times in decode%n", peer.prefillRatio,
-                    peer.decodeRatio);
-        }
-    }
-
-    private static void row(PrintWriter out, String name, int tokens, Spread spread) {
-        out.printf(Locale.ROOT, "%-10s %7d %10.1f %10.1f %10.1f%n", name, tokens, spread.median, spread.min, spread.max);
-    }
-
-    private static void requirePositive(String name, int value) {
-        if (value < 1) {
-            throw new IllegalArgumentException(name + ": expected 1 or more, got " + value);
+    private static void require(String name, int value, int least, int most) {
+        if (value < least || value > most) {
+            throw new IllegalArgumentException(name + ": expected " + (most == Integer.MAX_VALUE ? least + " or more"
+                    : least + " to " + most) + ", got " + value);
         }
     }
 

@@ -7,6 +7,7 @@ import io.puna.generate.GenerationResult;
 import io.puna.generate.Session;
 import io.puna.generate.TokenLogprob;
 import io.puna.generate.TokenStream;
+import io.puna.tensor.Device;
 import io.puna.text.Tokenizer;
 import java.io.IOException;
 import java.io.PrintWriter;
@@ -42,6 +43,9 @@ import picocli.CommandLine.Spec;
 final class GenerateCommand implements Callable<Integer> {
     @Spec
     private CommandSpec spec;
+
+    @Mixin
+    private ModelPath path;
 
     @Mixin
     private RunOptions run;
@@ -125,7 +129,8 @@ final class GenerateCommand implements Callable<Integer> {
         Progress progress = new Progress(spec.commandLine().getErr());
         GenerationOptions options = options(progress);
         long start = System.nanoTime();
-        try (CtrlC ctrlC = new CtrlC(); LlamaModel model = run.open(); Session session = model.newSession()) {
+        try (CtrlC ctrlC = new CtrlC(); Device device = run.device(); LlamaModel model = run.open(path.get(), device, progress);
+                Session session = model.newSession()) {
             String given = promptIds == null ? promptText() : null;
             TokenStream stream = given == null ? session.stream(promptIds, options) : session.stream(given, options);
             double loadMillis = Text.millis(System.nanoTime() - start);

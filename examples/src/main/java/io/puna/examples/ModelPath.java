@@ -8,17 +8,20 @@ import picocli.CommandLine.Option;
 
 /** {@code --model}, and where it comes from when it is not given. */
 final class ModelPath {
+    /** What --model is, for commands that take several too. */
+    static final String DESCRIPTION = "A GGUF file, or a directory in Hugging Face's layout. Default: the environment variable"
+            + " PUNA_MODEL, or else the story-teller that comes with Puna.";
     private static final String VARIABLE = "PUNA_MODEL";
 
-    @Option(names = "--model", paramLabel = "PATH",
-            description = "A GGUF file, or a directory in Hugging Face's layout. Default: the environment variable PUNA_MODEL,"
-                    + " or else the story-teller that comes with Puna.")
+    @Option(names = "--model", paramLabel = "PATH", description = DESCRIPTION)
     private @Nullable Path path;
 
     Path get() throws IOException {
-        if (path != null) {
-            return path;
-        }
+        return path == null ? byDefault() : path;
+    }
+
+    /** {@return the model that is meant where none is given} */
+    static Path byDefault() throws IOException {
         String named = System.getenv(VARIABLE);
         if (named != null && !named.isEmpty()) {
             return Path.of(named);

@@ -2,6 +2,7 @@ package io.puna.examples;
 
 import io.puna.LlamaModel;
 import io.puna.ModelOptions;
+import io.puna.format.LoadListener;
 import io.puna.kernel.MatMul;
 import io.puna.tensor.DType;
 import io.puna.tensor.Device;
@@ -10,14 +11,10 @@ import java.nio.file.Path;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
-import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 
-/** What every command that computes takes, and the model opened by it. */
+/** What every command that computes takes beside a model, and models opened by it. */
 final class RunOptions {
-    @Mixin
-    private ModelPath model;
-
     @Option(names = "--threads", paramLabel = "N", description = "Threads that compute. Default: all that the process may use.")
     private int threads;
 
@@ -40,32 +37,31 @@ final class RunOptions {
             description = "What computes: cpu, or a GPU as puna devices lists them. Default: ${DEFAULT-VALUE}.")
     private String device;
 
-    Path path() throws IOException {
-        return model.get();
-    }
-
     /** {@return the threads that will compute} */
     int threads() {
         return threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
     }
 
-    LlamaModel open() throws IOException {
-        ModelOptions options = ModelOptions.defaults().withThreads(threads).withContextLength(context)
-                .withCacheType(cacheType).withActivations(activations);
-        if (adapter != null) {
-            options = options.withAdapter(adapter);
+    DType cacheType() {
+        return cacheType;
+    }
+
+    MatMul.Activations activations() {
+        return activations;
+    }
+
+    /** {@return what computes, which the caller closes after the models on it} */
+    Device device() {
+        if (!device.equals("cpu")) {
+            return cuda(device);
         }
-        if (device.equals("cpu")) {
-            return LlamaModel.open(model.get(), options);
-        }
-        // The model borrows it; it lives as long as the process, which computes on nothing else.
-        Device cuda = cuda(device);
-        try {
-            return LlamaModel.open(model.get(), options.withDevice(cuda));
-        } catch (Throwable e) {
-            cuda.close();
-            throw e;
-        }
+        return threads == 0 ? Device.cpu() : Device.cpu(threads);
+    }
+
+    LlamaModel open(Path path, Device device, LoadListener listener) throws IOException {
+        ModelOptions options = ModelOptions.defaults().withDevice(device).withContextLength(context).withCacheType(cacheType)
+                .withActivations(activations);
+        return LlamaModel.open(path, adapter == null ? options : options.withAdapter(adapter), listener);
     }
 
     private static Device cuda(String name) {

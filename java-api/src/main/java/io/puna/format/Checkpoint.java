@@ -76,6 +76,16 @@ public sealed interface Checkpoint extends AutoCloseable permits GgufCheckpoint,
     /** {@return the bytes of the weight files, all of them mapped} */
     long byteSize();
 
+    /**
+     * Begins to read the files into memory, from first to last, on a thread of its own that ends with them or with {@link #close}.
+     * Without it pages are read as they are first touched, which takes longer where they come from a disk; with it nothing else
+     * changes.
+     *
+     * @param listener told how far it is, by that thread
+     * @throws IllegalStateException if the checkpoint is closed
+     */
+    void readAhead(LoadListener listener);
+
     /** Unmaps the files; waits for native calls in flight on their tensors. A second call does nothing. */
     @Override
     void close();

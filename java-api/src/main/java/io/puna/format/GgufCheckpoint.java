@@ -4,6 +4,7 @@ import io.puna.tensor.Tensor;
 import java.io.IOException;
 import java.nio.file.Path;
 import java.util.Map;
+import java.util.Objects;
 
 /**
  * A GGUF file, version 2 or 3, little-endian. Its {@link #metadata} are the file's key-values: integers of every width as
@@ -61,6 +62,11 @@ public final class GgufCheckpoint implements Checkpoint {
     @Override
     public long byteSize() {
         return mapping.byteSize();
+    }
+
+    @Override
+    public void readAhead(LoadListener listener) {
+        mapping.readAhead(Objects.requireNonNull(listener, "listener"));
     }
 
     @Override

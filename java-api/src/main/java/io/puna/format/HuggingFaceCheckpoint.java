@@ -11,6 +11,7 @@ import java.util.Collections;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.Objects;
 
 /**
  * A directory as Hugging Face transformers saves it: {@code config.json}, the weights in {@code model.safetensors} or in shards that
@@ -169,6 +170,11 @@ public final class HuggingFaceCheckpoint implements Checkpoint {
     @Override
     public long byteSize() {
         return mapping.byteSize();
+    }
+
+    @Override
+    public void readAhead(LoadListener listener) {
+        mapping.readAhead(Objects.requireNonNull(listener, "listener"));
     }
 
     @Override

@@ -7,13 +7,18 @@ import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.concurrent.locks.LockSupport;
 
 /** Files mapped read-only, all in one shared arena. */
 final class Mapping implements AutoCloseable {
     private static final long WAIT_NANOS = 100_000;
+    /** Read ahead at a time: closing waits for no more. */
+    private static final long PIECE_BYTES = 16 << 20;
 
     private final Arena arena = Arena.ofShared();
+    private final List<MemorySegment> files = new ArrayList<>();
     private long byteSize;
 
     /**
@@ -31,8 +36,30 @@ final class Mapping implements AutoCloseable {
                 throw new CheckpointException(file, "a checkpoint", "an empty file");
             }
             byteSize += size;
-            return channel.map(FileChannel.MapMode.READ_ONLY, 0, size, arena);
+            MemorySegment mapped = channel.map(FileChannel.MapMode.READ_ONLY, 0, size, arena);
+            files.add(mapped);
+            return mapped;
         }
+    }
+
+    /** As {@link Checkpoint#readAhead} has it. */
+    void readAhead(LoadListener listener) {
+        requireOpen();
+        Thread.ofPlatform().daemon().name("puna-read-ahead").start(() -> {
+            try {
+                long done = 0;
+                for (MemorySegment file : files) {
+                    for (long at = 0; at < file.byteSize(); at += PIECE_BYTES) {
+                        MemorySegment piece = file.asSlice(at, Math.min(PIECE_BYTES, file.byteSize() - at));
+                        piece.load();
+                        done += piece.byteSize();
+                        listener.loaded(done, byteSize);
+                    }
+                }
+            } catch (IllegalStateException | InternalError closedOrNotReadable) {
+                // Nobody waits for this. Whoever computes meets the same page again, and says so.
+            }
+        });
     }
 
     /** {@return what owns the files' memory, and what is to live as long} */

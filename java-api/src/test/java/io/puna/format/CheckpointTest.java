@@ -4,6 +4,8 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.puna.TestData;
+import io.puna.tensor.DType;
+import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.io.IOException;
 import java.io.RandomAccessFile;
@@ -15,13 +17,21 @@ import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 import java.lang.invoke.MethodHandles;
 import java.lang.invoke.MethodType;
+import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
 import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicReference;
+import java.util.concurrent.locks.LockSupport;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.condition.EnabledOnOs;
 import org.junit.jupiter.api.condition.OS;
@@ -222,5 +232,60 @@ class CheckpointTest {
 
     private static String maps() throws IOException {
         return Files.readString(Path.of("/proc/self/maps"));
+    }
+
+    /** Several pieces long. */
+    private Path large() throws IOException {
+        GgufWriter.Entry entry = new GgufWriter.Entry("large", DType.F32, Shape.of(12, 1 << 20));
+        Path file = folder.resolve("large.gguf");
+        try (GgufWriter writer = GgufWriter.create(file, Map.of("general.architecture", "llama"), List.of(entry))) {
+            for (long left = entry.bytes(); left > 0; left -= 1 << 20) {
+                writer.write(ByteBuffer.allocate(1 << 20));
+            }
+            writer.finish();
+        }
+        return file;
+    }
+
+    @Test
+    void readingAheadTellsHowFarItIs() throws Exception {
+        List<Long> told = Collections.synchronizedList(new ArrayList<>());
+        CountDownLatch all = new CountDownLatch(1);
+        try (Checkpoint checkpoint = Checkpoint.open(large())) {
+            checkpoint.readAhead((bytes, total) -> {
+                assertThat(total).isEqualTo(checkpoint.byteSize());
+                told.add(bytes);
+                if (bytes == total) {
+                    all.countDown();
+                }
+            });
+            assertThat(all.await(60, TimeUnit.SECONDS)).isTrue();
+            assertThat(told).hasSize(4).isSorted().endsWith(checkpoint.byteSize());
+        }
+    }
+
+    /** At whatever point of it; nothing is told of it afterwards, and nothing fails. */
+    @Test
+    void closingEndsReadingAhead() throws Exception {
+        Path file = large();
+        AtomicReference<Throwable> failure = new AtomicReference<>();
+        Thread.UncaughtExceptionHandler before = Thread.getDefaultUncaughtExceptionHandler();
+        Thread.setDefaultUncaughtExceptionHandler((thread, thrown) -> failure.set(thrown));
+        try {
+            for (int i = 0; i < 100; i++) {
+                Checkpoint checkpoint = Checkpoint.open(file);
+                Set<Thread> readers = ConcurrentHashMap.newKeySet();
+                checkpoint.readAhead((bytes, total) -> readers.add(Thread.currentThread()));
+                LockSupport.parkNanos(50_000L * (i % 20));
+                checkpoint.close();
+                for (Thread reader : readers) {
+                    assertThat(reader.join(Duration.ofSeconds(30))).isTrue();
+                }
+                assertThatThrownBy(() -> checkpoint.readAhead((bytes, total) -> { })).isInstanceOf(IllegalStateException.class);
+            }
+        } finally {
+            Thread.setDefaultUncaughtExceptionHandler(before);
+        }
+        assertThat(failure).hasValue(null);
     }
 }
