@@ -142,14 +142,19 @@ static head head_of(const job *j, int64_t s, int64_t h, int64_t token) {
 
 /* ------------------------------------------------- products ---------------------------------------------------------- */
 
+/* Elements [d, d + n) of a row, n <= VEC_WIDTH. A row of blocks is whole vectors. */
 PUNA_INLINE vec load_elements(const int32_t dtype, const char *row, int64_t d, int64_t n) {
+    if (dtype == PUNA_DTYPE_Q8_0) {
+        const puna_q8_0 *block = (const puna_q8_0 *)row + d / PUNA_Q8_0_ELEMENTS;
+        return vec_mul(vec_set1(vec_f16_to_f32(block->d)), vec_load_i8(block->q + d % PUNA_Q8_0_ELEMENTS));
+    }
     return n == VEC_WIDTH ? plain_vec(dtype, row, d) : plain_vec_partial(dtype, row, d, n);
 }
 
 /* Calls a cache line of memory that will be wanted within some microseconds, once for the vectors of elements d on in it. */
 PUNA_INLINE void call_line(const int32_t dtype, const char *row, int64_t d) {
-    int64_t byte = d * (dtype == PUNA_DTYPE_F32 ? 4 : 2);
-    if (byte % 64 == 0) __builtin_prefetch(row + byte, 0, 2);
+    int64_t elements = dtype == PUNA_DTYPE_F32 ? 16 : dtype == PUNA_DTYPE_F16 ? 32 : 64;
+    if (d % elements == 0) __builtin_prefetch(row + d / elements * (dtype == PUNA_DTYPE_Q8_0 ? 68 : 64), 0, 2);
 }
 
 /* The right side of a product: rows of dtype, stride bytes apart. While a row is read, the one that calls points to is called. */
@@ -228,12 +233,14 @@ static int64_t group_of(int64_t left) { return left >= 6 ? 6 : left >= 4 ? 4 : l
 PRODUCT(product_packed, PUNA_DTYPE_F32, false)
 PRODUCT(product_f32, PUNA_DTYPE_F32, true)
 PRODUCT(product_f16, PUNA_DTYPE_F16, true)
+PRODUCT(product_q8_0, PUNA_DTYPE_Q8_0, true)
 
 static void product(int64_t R, float *c, int64_t c_stride, const float *factor, const float *a, int64_t a_stride, const side *b,
                     int64_t depth, int64_t columns) {
     if (b->calls == NULL) product_packed(R, c, c_stride, factor, a, a_stride, b, depth, columns);
     else if (b->dtype == PUNA_DTYPE_F32) product_f32(R, c, c_stride, factor, a, a_stride, b, depth, columns);
-    else product_f16(R, c, c_stride, factor, a, a_stride, b, depth, columns);
+    else if (b->dtype == PUNA_DTYPE_F16) product_f16(R, c, c_stride, factor, a, a_stride, b, depth, columns);
+    else product_q8_0(R, c, c_stride, factor, a, a_stride, b, depth, columns);
 }
 
 /* The product from row k of b on. */
@@ -423,6 +430,12 @@ PUNA_INLINE void attend_few(const int32_t dtype, tile *t, const head *kv, const 
     add_values(t, to, 0, rows, &values, HD);
 }
 
+PUNA_INLINE void attend_block(const int32_t dtype, tile *t, const head *kv, const sums *to, int64_t rows, int64_t block, int64_t lo,
+                              int64_t hi, int64_t HD) {
+    if (rows <= FEW_ROWS) attend_few(dtype, t, kv, to, rows, block, lo, hi, HD);
+    else attend_packed(dtype, t, kv, to, rows, block, lo, hi, HD);
+}
+
 /* to = the sums of the tile's rows over those of the keys [begin, end), within one stretch, that they see. */
 static void attend_stretch(const job *j, tile *t, const head *kv, const sums *to, int64_t rows, int64_t begin, int64_t end) {
     int64_t width = padded(j->HD);
@@ -436,13 +449,10 @@ static void attend_stretch(const job *j, tile *t, const head *kv, const sums *to
             if (t->lo[i] >= t->hi[i]) t->lo[i] = t->hi[i] = 0;
         }
         int64_t lo = puna_max(begin - block, 0), hi = puna_min(end - block, KEYS);
-        bool few = rows <= FEW_ROWS;
-        if (j->dtype == PUNA_DTYPE_F32) {
-            if (few) attend_few(PUNA_DTYPE_F32, t, kv, to, rows, block, lo, hi, j->HD);
-            else attend_packed(PUNA_DTYPE_F32, t, kv, to, rows, block, lo, hi, j->HD);
-        } else {
-            if (few) attend_few(PUNA_DTYPE_F16, t, kv, to, rows, block, lo, hi, j->HD);
-            else attend_packed(PUNA_DTYPE_F16, t, kv, to, rows, block, lo, hi, j->HD);
+        switch (j->dtype) {
+        case PUNA_DTYPE_F32: attend_block(PUNA_DTYPE_F32, t, kv, to, rows, block, lo, hi, j->HD); break;
+        case PUNA_DTYPE_F16: attend_block(PUNA_DTYPE_F16, t, kv, to, rows, block, lo, hi, j->HD); break;
+        default: attend_block(PUNA_DTYPE_Q8_0, t, kv, to, rows, block, lo, hi, j->HD); break;
         }
     }
 }
@@ -674,7 +684,13 @@ typedef struct append {
     const float *k, *v;
 } append;
 
+/* The HD elements at from become those of a cache from element at on. */
 static void store_head(const append *a, void *cache, int64_t at, const float *from) {
+    if (a->dtype == PUNA_DTYPE_Q8_0) {
+        puna_q8_0 *to = (puna_q8_0 *)cache + at / PUNA_Q8_0_ELEMENTS;
+        for (int64_t d = 0; d < a->HD; d += PUNA_Q8_0_ELEMENTS) puna_quantize_q8_0(to++, from + d);
+        return;
+    }
     if (a->dtype == PUNA_DTYPE_F32) {
         memcpy((float *)cache + at, from, (size_t)a->HD * sizeof(float));
         return;
