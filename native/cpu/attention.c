@@ -28,6 +28,7 @@
  * (kept, for the memory).
  */
 #include "decode.h"
+#include "integer.h"
 #include "kernels.h"
 #include "rows.h"
 
@@ -168,6 +169,21 @@ static side packed_side(const float *rows, int64_t stride) {
     return (side){(const char *)rows, NULL, stride * (int64_t)sizeof(float), PUNA_DTYPE_F32};
 }
 
+/* V vectors of a row from element j on, the last of n elements. They fill a block, or do not cross the end of one. */
+PUNA_INLINE void load_vectors(const int32_t dtype, const int V, vec *b, const char *row, int64_t j, int64_t n) {
+    const puna_q8_0 *block = (const puna_q8_0 *)row + j / PUNA_Q8_0_ELEMENTS;
+    vec scale = vec_zero();
+    for (int v = 0; v < V; v++) {
+        if (dtype == PUNA_DTYPE_Q8_0) {
+            const puna_q8_0 *at = block + v * VEC_WIDTH / PUNA_Q8_0_ELEMENTS;
+            if (v * VEC_WIDTH % PUNA_Q8_0_ELEMENTS == 0) scale = vec_set1(vec_f16_to_f32(at->d));
+            b[v] = vec_keep(vec_mul(scale, vec_load_i8(at->q + (j + v * VEC_WIDTH) % PUNA_Q8_0_ELEMENTS)));
+        } else {
+            b[v] = vec_keep(load_elements(dtype, row, j + v * VEC_WIDTH, V == 1 ? n : VEC_WIDTH));
+        }
+    }
+}
+
 /*
  * c[r, j + i] = c[r, j + i] * factor[r] (or 0, where factor is null) + sum over k < depth of a[r, k] * b[k, j + i], one after
  * another, for R rows and V vectors of i, the last of which has n elements.
@@ -176,18 +192,17 @@ PUNA_INLINE void product_tile(const int R, const int V, const int32_t dtype, con
                               const float *factor, const float *a, int64_t a_stride, const side *b, int64_t depth, int64_t j,
                               int64_t n) {
     const char *row = b->rows, *call = b->calls;
+    int64_t stride = b->stride;
     vec sum[6 * TILE_VECS];
     c += j;
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++)
             sum[r * V + v] = factor == NULL ? vec_zero() : vec_mul(vec_load(c + r * c_stride + v * VEC_WIDTH), vec_set1(factor[r]));
-    for (int64_t k = 0; k < depth; k++, row += b->stride) {
+    for (int64_t k = 0; k < depth; k++, row += stride) {
         vec b_k[8];
-        for (int v = 0; v < V; v++) {
-            b_k[v] = vec_keep(load_elements(dtype, row, j + v * VEC_WIDTH, V == 1 ? n : VEC_WIDTH));
-            if (calls) call_line(dtype, call, j + v * VEC_WIDTH);
-        }
-        if (calls) call += b->stride;
+        load_vectors(dtype, V, b_k, row, j, n);
+        for (int v = 0; v < V && calls; v++) call_line(dtype, call, j + v * VEC_WIDTH);
+        if (calls) call += stride;
         for (int r = 0; r < R; r++) {
             vec a_k = vec_set1(a[r * a_stride + k]);
             for (int v = 0; v < V; v++) sum[r * V + v] = vec_fma(a_k, b_k[v], sum[r * V + v]);
@@ -250,6 +265,45 @@ static side rows_from(const side *b, int64_t k) {
 
 /* ------------------------------------------------- packing ----------------------------------------------------------- */
 
+/* k[d + i, 0, …) = elements d + i, i < n, of VEC_WIDTH keys, whose rows are row[] bytes behind keys. */
+PUNA_INLINE void pack_elements(const int32_t dtype, float *k, int64_t stride, const char *keys, const char *values,
+                               const int64_t *row, int64_t d, int64_t n) {
+    vec a[VEC_WIDTH];
+    for (int i = 0; i < VEC_WIDTH; i++) {
+        a[i] = load_elements(dtype, keys + row[i], d, n);
+        call_line(dtype, values + row[i], d);
+    }
+    vec_transpose(a);
+    for (int i = 0; i < VEC_WIDTH; i++)
+        if (i < n) vec_store(k + (d + i) * stride, a[i]);
+}
+
+/*
+ * The same for a block of VEC_WIDTH consecutive keys of Q8_0: bytes are transposed four at a time, each is moved to the top of its lane,
+ * which makes 2^24 times the integer, and the scales of the keys are a vector.
+ */
+PUNA_INLINE void pack_q8_0(float *k, int64_t stride, const char *keys, const char *values, int64_t pitch, int64_t d) {
+    int64_t at = d / PUNA_Q8_0_ELEMENTS * (int64_t)sizeof(puna_q8_0);
+    float scales[VEC_WIDTH];
+    for (int i = 0; i < VEC_WIDTH; i++) {
+        scales[i] = vec_f16_to_f32(((const puna_q8_0 *)(keys + i * pitch + at))->d) * 0x1p-24f;
+        call_line(PUNA_DTYPE_Q8_0, values + i * pitch, d);
+    }
+    vec scale = vec_load(scales);
+    ivec top = ivec_set1((int32_t)0xFF000000);
+    for (int half = 0; half < PUNA_Q8_0_ELEMENTS; half += 16) {
+        ivec columns[4];
+        ivec_columns(columns, keys + at + (int64_t)offsetof(puna_q8_0, q) + half, pitch);
+        for (int c = 0; c < 4; c++) {
+            float *to = k + (d + half + 4 * c) * stride;
+            vec_store(to, vec_mul(ivec_to_f32(ivec_shl(columns[c], 24)), scale));
+            vec_store(to + stride, vec_mul(ivec_to_f32(ivec_and(ivec_shl(columns[c], 16), top)), scale));
+            vec_store(to + 2 * stride, vec_mul(ivec_to_f32(ivec_and(ivec_shl(columns[c], 8), top)), scale));
+            vec_store(to + 3 * stride, vec_mul(ivec_to_f32(ivec_and(columns[c], top)), scale));
+        }
+    }
+}
+
 /*
  * k (HD, stride) = the keys [lo, hi) of the block from column lo - first on, transposed. Keys that share a vector with these
  * repeat one of them. Their values are called meanwhile: the processor by itself does not look ahead in so many rows.
@@ -258,19 +312,16 @@ PUNA_INLINE void pack_keys(const int32_t dtype, float *k, int64_t stride, const 
                            int64_t hi, int64_t HD) {
     const char *keys = kv->k + block * kv->stride, *values = kv->v + block * kv->stride;
     for (int64_t j = lo / VEC_WIDTH * VEC_WIDTH; j < hi; j += VEC_WIDTH) {
-        int64_t row[VEC_WIDTH];
-        for (int i = 0; i < VEC_WIDTH; i++) row[i] = puna_max(lo, puna_min(j + i, hi - 1)) * kv->stride;
-        for (int64_t d = 0; d < HD; d += VEC_WIDTH) {
-            int64_t n = puna_min(HD - d, VEC_WIDTH);
-            vec a[VEC_WIDTH];
-            for (int i = 0; i < VEC_WIDTH; i++) {
-                a[i] = load_elements(dtype, keys + row[i], d, n);
-                call_line(dtype, values + row[i], d);
-            }
-            vec_transpose(a);
-            for (int i = 0; i < VEC_WIDTH; i++)
-                if (i < n) vec_store(k + (d + i) * stride + j - first, a[i]);
+        float *to = k + j - first;
+        if (dtype == PUNA_DTYPE_Q8_0 && j >= lo && j + VEC_WIDTH <= hi) {
+            for (int64_t d = 0; d < HD; d += PUNA_Q8_0_ELEMENTS)
+                pack_q8_0(to, stride, keys + j * kv->stride, values + j * kv->stride, kv->stride, d);
+            continue;
         }
+        int64_t row[VEC_WIDTH], d = 0;
+        for (int i = 0; i < VEC_WIDTH; i++) row[i] = puna_max(lo, puna_min(j + i, hi - 1)) * kv->stride;
+        for (; d + VEC_WIDTH <= HD; d += VEC_WIDTH) pack_elements(dtype, to, stride, keys, values, row, d, VEC_WIDTH);
+        if (d < HD) pack_elements(dtype, to, stride, keys, values, row, d, HD - d); /* tail of the head */
     }
 }
 
@@ -279,11 +330,13 @@ PUNA_INLINE void pack_values(const int32_t dtype, float *v, const head *kv, int6
     int64_t width = padded(HD);
     const char *keys = kv->k + block * kv->stride, *values = kv->v + block * kv->stride;
     for (int64_t j = lo; j < hi; j++) {
-        const char *next = keys + puna_min(j + KEYS, kv->end - 1 - block) * kv->stride;
-        for (int64_t d = 0; d < HD; d += VEC_WIDTH) {
-            vec_store(v + j * width + d, load_elements(dtype, values + j * kv->stride, d, puna_min(HD - d, VEC_WIDTH)));
+        const char *next = keys + puna_min(j + KEYS, kv->end - 1 - block) * kv->stride, *row = values + j * kv->stride;
+        int64_t d = 0;
+        for (; d + VEC_WIDTH <= HD; d += VEC_WIDTH) {
+            vec_store(v + j * width + d, load_elements(dtype, row, d, VEC_WIDTH));
             call_line(dtype, next, d);
         }
+        if (d < HD) vec_store(v + j * width + d, load_elements(dtype, row, d, HD - d)); /* tail of the head */
     }
 }
 
