@@ -469,9 +469,9 @@ typedef struct puna_kv_sequence {
 
 /*
  * Stores a step's keys and values of one layer: for sequence s and its row t, cache[layer, 0, h, position + t, :] = k and
- * cache[layer, 1, h, position + t, :] = v, rounded to cache_dtype, to nearest even. For Q8_0, of each 32 elements, with a the largest
- * of |x|: q = rint(x * (127 / a)) in F32 and d = a / 127 rounded to F16; a below 2^-100 counts as 0; d = NaN and q = 0 where an element
- * is NaN or infinite.
+ * cache[layer, 1, h, position + t, :] = v, rounded to cache_dtype, to nearest even. For Q8_0, of each 32 elements, with a the
+ * largest |x|: q = rint(x * (127 / a)) in F32, and d = a / 127 rounded to F16; a below 2^-100 counts as 0; d = NaN and q = 0 where
+ * an element is NaN or infinite.
  *   sequences  (count)
  *   k, v       (rows, NKV, HD) F32, row stride kv_stride, rows = the sum of sequences[].rows
  */

@@ -191,7 +191,8 @@ static double cached_traffic(const int64_t *d) {
 static const int64_t cached_benchmarks[][TEST_DIMENSIONS] = {
     {F16, 3208, 128, 0, 1, 8191, 1, 4095, 1, 2047}, {F32, 3208, 128, 0, 1, 8191, 1, 4095, 1, 2047},
     {F16, 3204, 64, 0, 1, 2047, 1, 2047, 1, 2047}, {F16, 3204, 64, 0, 1, 31, 1, 63, 1, 127},
-    {F32, 3208, 128, 0, 1, 8191}, {F16, 3208, 128, 0, 1, 8191}, {Q8_0, 3208, 128, 0, 1, 8191}, {F16, 3232, 128, 0, 1, 4095}, {F16, 3204, 64, 0, 1, 2047},
+    {F32, 3208, 128, 0, 1, 8191}, {F16, 3208, 128, 0, 1, 8191}, {Q8_0, 3208, 128, 0, 1, 8191},
+    {F16, 3232, 128, 0, 1, 4095}, {F16, 3204, 64, 0, 1, 2047},
 };
 
 const test_op test_attention_cached = {
@@ -236,8 +237,9 @@ static void round_to(int32_t dtype, float *x, int64_t n) {
     for (int64_t i = 0, step = puna_block_of(dtype).elements; i < n; i += step) {
         uint16_t half = puna_f32_to_f16(x[i]);
         puna_q8_0 block;
-        puna_quantize_q8_0(&block, x + i);
-        for (int64_t k = 0; k < step && dtype != F32; k++) x[i + k] = dtype == F16 ? puna_f16_to_f32(half) : puna_value(&block, dtype, k);
+        if (dtype == Q8_0) puna_quantize_q8_0(&block, x + i);
+        if (dtype == F16) x[i] = puna_f16_to_f32(half);
+        for (int64_t k = 0; k < step && dtype == Q8_0; k++) x[i + k] = puna_value(&block, dtype, k);
     }
 }
 
@@ -260,8 +262,8 @@ static void check_cuts(puna_context *context, int32_t dtype, int64_t NH, int64_t
     float *cache = malloc((size_t)(2 * tokens * kv_width) * 4), *other = malloc((size_t)(2 * tokens * kv_width) * 4);
     float *q2 = malloc((size_t)(2 * tokens * width) * 4), *kv2 = malloc((size_t)(4 * tokens * kv_width) * 4);
     void *workspace = malloc(WORKSPACE);
-    CHECK(puna_attention_forward(context, whole, width, NULL, q, width, rounded, rounded + tokens * kv_width, kv_width, 1, tokens, tokens, NH, NKV, HD, window,
-                                 scale_of(HD), workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
+    CHECK(puna_attention_forward(context, whole, width, NULL, q, width, rounded, rounded + tokens * kv_width, kv_width, 1, tokens, tokens,
+                                 NH, NKV, HD, window, scale_of(HD), workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
     for (int c = 0; c < TEST_COUNT(cuts); c++) {
         if (cuts[c].tokens != tokens) continue;
         for (int64_t piece = 0, at = 0; piece < cuts[c].count; at += cuts[c].rows[piece++]) {
@@ -280,8 +282,8 @@ static void check_cuts(puna_context *context, int32_t dtype, int64_t NH, int64_t
             CHECK(puna_attention_cached_forward(context, y, width, q2, width, sequences, 2, dtype, 0, NH, NKV, HD, window,
                                                 scale_of(HD), workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
             CHECK(memcmp(y + width, whole + at * width, (size_t)(rows * width) * 4) == 0,
-                  "type %d NH %d NKV %d HD %d window %d: cut %d, rows %d to %d differ from those of the whole prompt", dtype, (int)NH,
-                  (int)NKV, (int)HD, (int)window, c, (int)at, (int)(at + rows - 1));
+                  "type %d NH %d NKV %d HD %d window %d: cut %d, rows %d to %d differ from those of the whole prompt", dtype,
+                  (int)NH, (int)NKV, (int)HD, (int)window, c, (int)at, (int)(at + rows - 1));
         }
     }
     test_release(b, 3);

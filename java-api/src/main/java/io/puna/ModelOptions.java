@@ -36,7 +36,8 @@ public record ModelOptions(@Nullable Device device, int threads, int contextLeng
         require(threads >= 0 && threads <= 1024, "threads", "0 to 1024", threads);
         require(contextLength >= 0, "contextLength", "0 or more", contextLength);
         require(stepTokens >= 1 && stepTokens <= 1 << 16, "stepTokens", "1 to 65536", stepTokens);
-        require(cacheType == DType.F32 || cacheType == DType.F16 || cacheType == DType.Q8_0, "cacheType", "F32, F16 or Q8_0", cacheType);
+        require(cacheType == DType.F32 || cacheType == DType.F16 || cacheType == DType.Q8_0, "cacheType", "F32, F16 or Q8_0",
+                cacheType);
     }
 
     private static void require(boolean holds, String name, String expected, Object got) {

@@ -25,7 +25,8 @@ final class RunOptions {
     private int context;
 
     @Option(names = "--cache-type", paramLabel = "f32|f16|q8_0", defaultValue = "f32",
-            description = "Type of cached keys and values; f16 takes half the memory, q8_0 little over a quarter. Default: ${DEFAULT-VALUE}.")
+            description = "Type of cached keys and values; f16 takes half the memory, q8_0 little over a quarter. "
+                    + "Default: ${DEFAULT-VALUE}.")
     private DType cacheType;
 
     @Option(names = "--activations", paramLabel = "f32|int16|int8", defaultValue = "int16",

@@ -67,10 +67,10 @@ public final class KvCache implements AutoCloseable {
      * @param keyValueHeads NKV
      * @param headWidth     HD
      * @param capacity      the most tokens it can hold
-     * @param dtype         what keys and values are rounded to: F32, F16 for half the memory, or Q8_0 for little over a quarter, where
-     *                      a head is whole blocks of 32
-     * @throws IllegalArgumentException if a number is below 1, the type another, a head no whole blocks of it, or the size beyond 2^63 - 1
-     *                                  bytes
+     * @param dtype         what keys and values are rounded to: F32, F16 for half the memory, or Q8_0 for little over a quarter,
+     *                      where a head is whole blocks of 32
+     * @throws IllegalArgumentException if a number is below 1, the type another, a head no whole blocks of it, or the size beyond
+     *                                  2^63 - 1 bytes
      * @throws OutOfMemoryError         if the system refuses the memory
      */
     public static KvCache allocate(int layers, int keyValueHeads, int headWidth, int capacity, DType dtype) {
@@ -85,10 +85,10 @@ public final class KvCache implements AutoCloseable {
      * @param keyValueHeads NKV
      * @param headWidth     HD
      * @param capacity      the most tokens it can hold
-     * @param dtype         what keys and values are rounded to: F32, F16 for half the memory, or Q8_0 for little over a quarter, where
-     *                      a head is whole blocks of 32
-     * @throws IllegalArgumentException if a number is below 1, the type another, a head no whole blocks of it, or the size beyond 2^63 - 1
-     *                                  bytes
+     * @param dtype         what keys and values are rounded to: F32, F16 for half the memory, or Q8_0 for little over a quarter,
+     *                      where a head is whole blocks of 32
+     * @throws IllegalArgumentException if a number is below 1, the type another, a head no whole blocks of it, or the size beyond
+     *                                  2^63 - 1 bytes
      * @throws OutOfMemoryError         if the system refuses the memory
      * @throws io.puna.tensor.DeviceException if the device refuses it
      */

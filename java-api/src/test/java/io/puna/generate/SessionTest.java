@@ -187,7 +187,8 @@ class SessionTest {
     @Test
     void aCacheOfBlocksThatHeadsDoNotFillIsRefused() {
         assertThatThrownBy(() -> LlamaModel.open(MODEL, ModelOptions.defaults().withCacheType(DType.Q8_0)))
-                .isInstanceOf(IllegalArgumentException.class).hasMessageStartingWith("cacheType: expected F32 or F16 for heads of ");
+                .isInstanceOf(IllegalArgumentException.class)
+                .hasMessageStartingWith("cacheType: expected F32 or F16 for heads of ");
     }
 
     @Test
