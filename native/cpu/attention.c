@@ -157,8 +157,8 @@ PUNA_INLINE vec load_elements(const int32_t dtype, const char *row, int64_t d, i
 }
 
 /*
- * Calling memory into the cache that will be wanted within some microseconds: the line of elements d on of a row, once for the vectors
- * in it, and a stretch of bytes, once for the stretches in a line. In order is best: the processor then goes on by itself.
+ * Calling memory into the cache that will be wanted within some microseconds: the line of elements d on of a row, once for the
+ * vectors in it, and a stretch of bytes, once for the stretches in a line. In order is best: the processor then goes on by itself.
  */
 PUNA_INLINE void call_line(const int32_t dtype, const char *row, int64_t d) {
     int64_t elements = dtype == PUNA_DTYPE_F32 ? 16 : dtype == PUNA_DTYPE_F16 ? 32 : 64;
@@ -176,8 +176,8 @@ PUNA_INLINE int64_t bytes_of(const int32_t dtype, int64_t n) {
 }
 
 /*
- * The right side of a product: rows of dtype, stride bytes apart. Where calls is not null rows have no gaps, and while they are read as
- * many bytes are called, in their order, from there.
+ * The right side of a product: rows of dtype, stride bytes apart. Where calls is not null rows have no gaps, and while they are read
+ * as many bytes are called, in their order, from there.
  */
 typedef struct side {
     const char *rows, *calls;
@@ -288,8 +288,8 @@ static side rows_from(const side *b, int64_t k) {
 /* ------------------------------------------------- packing ----------------------------------------------------------- */
 
 /*
- * k[d + i, 0, …) = elements d + i, i < n, of VEC_WIDTH keys, whose rows are row[] bytes behind keys. As many of their values' bytes are
- * called.
+ * k[d + i, 0, …) = elements d + i, i < n, of VEC_WIDTH keys, whose rows are row[] bytes behind keys. As many of their values' bytes
+ * are called.
  */
 PUNA_INLINE void pack_elements(const int32_t dtype, float *k, int64_t stride, const char *keys, const char *values,
                                const int64_t *row, bool gaps, int64_t d, int64_t n) {

@@ -262,8 +262,8 @@ static void check_cuts(puna_context *context, int32_t dtype, int64_t NH, int64_t
     float *cache = malloc((size_t)(2 * tokens * kv_width) * 4), *other = malloc((size_t)(2 * tokens * kv_width) * 4);
     float *q2 = malloc((size_t)(2 * tokens * width) * 4), *kv2 = malloc((size_t)(4 * tokens * kv_width) * 4);
     void *workspace = malloc(WORKSPACE);
-    CHECK(puna_attention_forward(context, whole, width, NULL, q, width, rounded, rounded + tokens * kv_width, kv_width, 1, tokens, tokens,
-                                 NH, NKV, HD, window, scale_of(HD), workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
+    CHECK(puna_attention_forward(context, whole, width, NULL, q, width, rounded, rounded + tokens * kv_width, kv_width, 1, tokens,
+                                 tokens, NH, NKV, HD, window, scale_of(HD), workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
     for (int c = 0; c < TEST_COUNT(cuts); c++) {
         if (cuts[c].tokens != tokens) continue;
         for (int64_t piece = 0, at = 0; piece < cuts[c].count; at += cuts[c].rows[piece++]) {
