@@ -24,10 +24,11 @@
  *   2  keys transposed, one register tile for both products; 96 rows, 64 keys          136
  *   3  192 rows, and the tiles of a head one after another                             150 (93)
  *   4  exp without subnormal numbers, the largest score without a branch               158 (98); heads of 64, T = 512: 125
- * A token after 16384, G = 4, two threads, AVX-512 (AVX2), against reads of the same memory by turns, beside other programs:
- *   1  as a prompt, the next lines called while a block is packed: F16                 74 to 86 % (62 to 74 %)
- *   2  few keys packed at a time, without a branch for each vector; values in place    1.3 times as fast; after 2048 1.2 times
- *   3  lines called in the order they lie in, Q8_0 by bytes: F16, Q8_0                 all of it (91 % and more)
+ * A token after 16384, G = 4, two threads beside other programs, AVX-512 and AVX2, of what reading the same memory took by turns:
+ *   1  as a prompt, the next lines called while a block is packed                      F16 at 9 GB/s of 21
+ *   2  few keys packed at a time, without a branch for each vector; values in place    1.3 times as fast, after 2048 1.1 to 1.3
+ *   3  lines called in the order they lie in, Q8_0 by bytes                        F16 15.7 of 21 (75 %), Q8_0 11.3 of 20 (57 %);
+ *      where others leave 12 to 13 GB/s, 91 % and more of them
  * One thread by itself takes 74 % for F16. Tried without gain: calling a block's lines ahead in one go, every other line, or none;
  * into the first cache; keeping the scores of 48 rows instead of 192 (kept, for the memory).
  */
@@ -176,8 +177,8 @@ PUNA_INLINE int64_t bytes_of(const int32_t dtype, int64_t n) {
 }
 
 /*
- * The right side of a product: rows of dtype, stride bytes apart. Where calls is not null rows have no gaps, and while they are read
- * as many bytes are called, in their order, from there.
+ * The right side of a product: rows of dtype, stride bytes apart. Where calls is not null rows have no gaps, and while they are
+ * read as many bytes are called, in their order, from there.
  */
 typedef struct side {
     const char *rows, *calls;
@@ -288,8 +289,8 @@ static side rows_from(const side *b, int64_t k) {
 /* ------------------------------------------------- packing ----------------------------------------------------------- */
 
 /*
- * k[d + i, 0, …) = elements d + i, i < n, of VEC_WIDTH keys, whose rows are row[] bytes behind keys. As many of their values' bytes
- * are called.
+ * k[d + i, 0, …) = elements d + i, i < n, of VEC_WIDTH keys, whose rows are row[] bytes behind keys. As many of their values'
+ * bytes are called.
  */
 PUNA_INLINE void pack_elements(const int32_t dtype, float *k, int64_t stride, const char *keys, const char *values,
                                const int64_t *row, bool gaps, int64_t d, int64_t n) {
