@@ -7,7 +7,8 @@
  *
  *   s = (scale * q) . k     m' = max(m, s)     p = exp(s - m')     l = l * exp(m - m') + sum p     acc = acc * exp(m - m') + p v
  *
- * where q . k and p v are register tiles. Packing serves all rows of the tile; a next token has G rows and takes the same way.
+ * where q . k and p v are register tiles. Packing serves all rows of the tile. Few rows, a next token's G for one, go through the
+ * same sums, but values are read where they are, and of the keys only as many are packed at a time as the first cache holds well.
  *
  * ORDER OF SUMMATION. A score sums over HD one after another; p v is added key after key; l sums lane by lane. Keys form
  * stretches of STRETCH, each summed from zero; the sums of stretches are merged one after another, lanes of l at the very end.
@@ -23,11 +24,16 @@
  *   2  keys transposed, one register tile for both products; 96 rows, 64 keys          136
  *   3  192 rows, and the tiles of a head one after another                             150 (93)
  *   4  exp without subnormal numbers, the largest score without a branch               158 (98); heads of 64, T = 512: 125
- * A token after 16384 reads its cache at 8.8 GB/s (F32) and 6.3 (F16; AVX2 4.5) of 13; with the lines called ahead at 10.4 and
- * 7.5 (5.8). Tried without gain: calling a block's lines ahead in one go, for prompts; keeping the scores of 48 rows instead of 192
- * (kept, for the memory).
+ * A token after 16384, G = 4, two threads beside other programs, AVX-512 and AVX2, of what reading the same memory took by turns:
+ *   1  as a prompt, the next lines called while a block is packed                      F16 at 9 GB/s of 21
+ *   2  few keys packed at a time, without a branch for each vector; values in place    1.3 times as fast, after 2048 1.1 to 1.3
+ *   3  lines called in the order they lie in, Q8_0 by bytes                        F16 15.7 of 21 (75 %), Q8_0 11.3 of 20 (57 %);
+ *      where others leave 12 to 13 GB/s, 91 % and more of them
+ * One thread by itself takes 74 % for F16. Tried without gain: calling a block's lines ahead in one go, every other line, or none;
+ * into the first cache; keeping the scores of 48 rows instead of 192 (kept, for the memory).
  */
 #include "decode.h"
+#include "integer.h"
 #include "kernels.h"
 #include "rows.h"
 
@@ -39,6 +45,7 @@ enum {
     SCORE_ROWS = 48,   /* rows whose scores are kept at a time, so that they stay in the first cache                 */
     KEYS = 64,         /* keys of a block                                                                           */
     STRETCH = 512,     /* keys of a stretch, whole blocks                                                           */
+    FEW_ROWS = 16,     /* rows for which values are not packed                                                      */
     SPLIT_ROWS = 16,   /* rows of a tile at most where stretches are shares                                         */
     PARTIAL_ROWS = 128 /* rows of partial sums, for each thread: eight tiles of SPLIT_ROWS                           */
 };
@@ -141,100 +148,222 @@ static head head_of(const job *j, int64_t s, int64_t h, int64_t token) {
 
 /* ------------------------------------------------- products ---------------------------------------------------------- */
 
+/* Elements [d, d + n) of a row, n <= VEC_WIDTH. A row of blocks is whole vectors. */
+PUNA_INLINE vec load_elements(const int32_t dtype, const char *row, int64_t d, int64_t n) {
+    if (dtype == PUNA_DTYPE_Q8_0) {
+        const puna_q8_0 *block = (const puna_q8_0 *)row + d / PUNA_Q8_0_ELEMENTS;
+        return vec_mul(vec_set1(vec_f16_to_f32(block->d)), vec_load_i8(block->q + d % PUNA_Q8_0_ELEMENTS));
+    }
+    return n == VEC_WIDTH ? plain_vec(dtype, row, d) : plain_vec_partial(dtype, row, d, n);
+}
+
 /*
- * c[r, j] = c[r, j] * factor[r] (or 0, where factor is null) + sum over i < depth of a[r, i] * b[i, j], one after another, for R
- * rows and V vectors of j.
+ * Calling memory into the cache that will be wanted within some microseconds: the line of elements d on of a row, once for the
+ * vectors in it, and a stretch of bytes, once for the stretches in a line. In order is best: the processor then goes on by itself.
  */
-PUNA_INLINE void product_tile(const int R, const int V, float *c, int64_t c_stride, const float *factor, const float *a,
-                              int64_t a_stride, const float *b, int64_t b_stride, int64_t depth) {
+PUNA_INLINE void call_line(const int32_t dtype, const char *row, int64_t d) {
+    int64_t elements = dtype == PUNA_DTYPE_F32 ? 16 : dtype == PUNA_DTYPE_F16 ? 32 : 64;
+    if (d % elements == 0) __builtin_prefetch(row + d / elements * (dtype == PUNA_DTYPE_Q8_0 ? 68 : 64), 0, 2);
+}
+
+PUNA_INLINE void call_bytes(const char *from, int64_t bytes) {
+    if (bytes < 64 && (int64_t)((uintptr_t)from % 64) >= bytes) return;
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+
+/* The bytes that n elements take, of Q8_0 near enough. */
+PUNA_INLINE int64_t bytes_of(const int32_t dtype, int64_t n) {
+    return dtype == PUNA_DTYPE_F32 ? n * 4 : dtype == PUNA_DTYPE_F16 ? n * 2 : n * (int64_t)sizeof(puna_q8_0) / PUNA_Q8_0_ELEMENTS;
+}
+
+/*
+ * The right side of a product: rows of dtype, stride bytes apart. Where calls is not null rows have no gaps, and while they are
+ * read as many bytes are called, in their order, from there.
+ */
+typedef struct side {
+    const char *rows, *calls;
+    int64_t stride;
+    int32_t dtype;
+} side;
+
+static side packed_side(const float *rows, int64_t stride) {
+    return (side){(const char *)rows, NULL, stride * (int64_t)sizeof(float), PUNA_DTYPE_F32};
+}
+
+/* V vectors of a row from element j on, the last of n elements. They fill a block, or do not cross the end of one. */
+PUNA_INLINE void load_vectors(const int32_t dtype, const int V, vec *b, const char *row, int64_t j, int64_t n) {
+    const puna_q8_0 *block = (const puna_q8_0 *)row + j / PUNA_Q8_0_ELEMENTS;
+    vec scale = vec_zero();
+    for (int v = 0; v < V; v++) {
+        if (dtype == PUNA_DTYPE_Q8_0) {
+            const puna_q8_0 *at = block + v * VEC_WIDTH / PUNA_Q8_0_ELEMENTS;
+            if (v * VEC_WIDTH % PUNA_Q8_0_ELEMENTS == 0) scale = vec_set1(vec_f16_to_f32(at->d));
+            b[v] = vec_keep(vec_mul(scale, vec_load_i8(at->q + (j + v * VEC_WIDTH) % PUNA_Q8_0_ELEMENTS)));
+        } else {
+            b[v] = vec_keep(load_elements(dtype, row, j + v * VEC_WIDTH, V == 1 ? n : VEC_WIDTH));
+        }
+    }
+}
+
+/*
+ * c[r, j + i] = c[r, j + i] * factor[r] (or 0, where factor is null) + sum over k < depth of a[r, k] * b[k, j + i], one after
+ * another, for R rows and V vectors of i, the last of which has n elements.
+ */
+PUNA_INLINE void product_tile(const int R, const int V, const int32_t dtype, const bool calls, float *c, int64_t c_stride,
+                              const float *factor, const float *a, int64_t a_stride, const side *b, int64_t depth, int64_t j,
+                              int64_t n) {
+    const char *row = b->rows, *call = calls ? b->calls + bytes_of(dtype, j * depth) : NULL;
+    int64_t stride = b->stride;
     vec sum[6 * TILE_VECS];
+    c += j;
     for (int r = 0; r < R; r++)
-        for (int n = 0; n < V; n++)
-            sum[r * V + n] = factor == NULL ? vec_zero() : vec_mul(vec_load(c + r * c_stride + n * VEC_WIDTH), vec_set1(factor[r]));
-    for (int64_t i = 0; i < depth; i++, b += b_stride) {
-        vec b_i[8];
-        for (int n = 0; n < V; n++) b_i[n] = vec_keep(vec_load(b + n * VEC_WIDTH));
+        for (int v = 0; v < V; v++)
+            sum[r * V + v] = factor == NULL ? vec_zero() : vec_mul(vec_load(c + r * c_stride + v * VEC_WIDTH), vec_set1(factor[r]));
+    for (int64_t k = 0; k < depth; k++, row += stride) {
+        vec b_k[8];
+        load_vectors(dtype, V, b_k, row, j, n);
+        if (calls) {
+            call_bytes(call, bytes_of(dtype, V * VEC_WIDTH));
+            call += bytes_of(dtype, V * VEC_WIDTH);
+        }
         for (int r = 0; r < R; r++) {
-            vec a_i = vec_set1(a[r * a_stride + i]);
-            for (int n = 0; n < V; n++) sum[r * V + n] = vec_fma(a_i, b_i[n], sum[r * V + n]);
+            vec a_k = vec_set1(a[r * a_stride + k]);
+            for (int v = 0; v < V; v++) sum[r * V + v] = vec_fma(a_k, b_k[v], sum[r * V + v]);
         }
     }
     for (int r = 0; r < R; r++)
-        for (int n = 0; n < V; n++) vec_store(c + r * c_stride + n * VEC_WIDTH, sum[r * V + n]);
+        for (int v = 0; v < V; v++) vec_store(c + r * c_stride + v * VEC_WIDTH, sum[r * V + v]);
 }
 
-/* The same for any number of columns, whole vectors. */
-PUNA_INLINE void product_rows(const int R, float *c, int64_t c_stride, const float *factor, const float *a, int64_t a_stride,
-                              const float *b, int64_t b_stride, int64_t depth, int64_t columns) {
+/* The same for any number of columns; c has whole vectors. */
+PUNA_INLINE void product_rows(const int R, const int32_t dtype, const bool calls, float *c, int64_t c_stride,
+                              const float *factor, const float *a, int64_t a_stride, const side *b, int64_t depth,
+                              int64_t columns) {
     const int V = R >= 4 ? TILE_VECS : R == 2 ? 4 : 8;
     int64_t j = 0;
     for (; j + V * VEC_WIDTH <= columns; j += V * VEC_WIDTH)
-        product_tile(R, V, c + j, c_stride, factor, a, a_stride, b + j, b_stride, depth);
+        product_tile(R, V, dtype, calls, c, c_stride, factor, a, a_stride, b, depth, j, VEC_WIDTH);
     if (V > 4 && j + 4 * VEC_WIDTH <= columns) {
-        product_tile(R, 4, c + j, c_stride, factor, a, a_stride, b + j, b_stride, depth);
+        product_tile(R, 4, dtype, calls, c, c_stride, factor, a, a_stride, b, depth, j, VEC_WIDTH);
         j += 4 * VEC_WIDTH;
     }
     if (V > 2 && j + 2 * VEC_WIDTH <= columns) {
-        product_tile(R, 2, c + j, c_stride, factor, a, a_stride, b + j, b_stride, depth);
+        product_tile(R, 2, dtype, calls, c, c_stride, factor, a, a_stride, b, depth, j, VEC_WIDTH);
         j += 2 * VEC_WIDTH;
     }
-    if (j < columns) product_tile(R, 1, c + j, c_stride, factor, a, a_stride, b + j, b_stride, depth);
+    for (; j < columns; j += VEC_WIDTH)
+        product_tile(R, 1, dtype, calls, c, c_stride, factor, a, a_stride, b, depth, j, puna_min(columns - j, VEC_WIDTH));
 }
 
 /* Rows that go together in a register tile, of those left. */
 static int64_t group_of(int64_t left) { return left >= 6 ? 6 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 
-static void product(int64_t R, float *c, int64_t c_stride, const float *factor, const float *a, int64_t a_stride, const float *b,
-                    int64_t b_stride, int64_t depth, int64_t columns) {
-    switch (R) {
-    case 6: product_rows(6, c, c_stride, factor, a, a_stride, b, b_stride, depth, columns); break;
-    case 4: product_rows(4, c, c_stride, factor, a, a_stride, b, b_stride, depth, columns); break;
-    case 2: product_rows(2, c, c_stride, factor, a, a_stride, b, b_stride, depth, columns); break;
-    default: product_rows(1, c, c_stride, factor, a, a_stride, b, b_stride, depth, columns); break;
+#define PRODUCT(name, dtype, calls)                                                                                          \
+    static void name(int64_t R, float *c, int64_t c_stride, const float *factor, const float *a, int64_t a_stride,           \
+                     const side *b, int64_t depth, int64_t columns) {                                                        \
+        switch (R) {                                                                                                         \
+        case 6: product_rows(6, dtype, calls, c, c_stride, factor, a, a_stride, b, depth, columns); break;                   \
+        case 4: product_rows(4, dtype, calls, c, c_stride, factor, a, a_stride, b, depth, columns); break;                   \
+        case 2: product_rows(2, dtype, calls, c, c_stride, factor, a, a_stride, b, depth, columns); break;                   \
+        default: product_rows(1, dtype, calls, c, c_stride, factor, a, a_stride, b, depth, columns); break;                  \
+        }                                                                                                                    \
     }
+PRODUCT(product_packed, PUNA_DTYPE_F32, false)
+PRODUCT(product_f32, PUNA_DTYPE_F32, true)
+PRODUCT(product_f16, PUNA_DTYPE_F16, true)
+PRODUCT(product_q8_0, PUNA_DTYPE_Q8_0, true)
+
+static void product(int64_t R, float *c, int64_t c_stride, const float *factor, const float *a, int64_t a_stride, const side *b,
+                    int64_t depth, int64_t columns) {
+    if (b->calls == NULL) product_packed(R, c, c_stride, factor, a, a_stride, b, depth, columns);
+    else if (b->dtype == PUNA_DTYPE_F32) product_f32(R, c, c_stride, factor, a, a_stride, b, depth, columns);
+    else if (b->dtype == PUNA_DTYPE_F16) product_f16(R, c, c_stride, factor, a, a_stride, b, depth, columns);
+    else product_q8_0(R, c, c_stride, factor, a, a_stride, b, depth, columns);
+}
+
+/* The product from row k of b on. */
+static side rows_from(const side *b, int64_t k) {
+    return (side){b->rows + k * b->stride, b->calls == NULL ? NULL : b->calls + k * b->stride, b->stride, b->dtype};
 }
 
 /* ------------------------------------------------- packing ----------------------------------------------------------- */
 
-PUNA_INLINE vec load_elements(int32_t dtype, const char *row, int64_t d, int64_t n) {
-    return n == VEC_WIDTH ? plain_vec(dtype, row, d) : plain_vec_partial(dtype, row, d, n);
-}
-
-/* Calls a cache line of memory that will be wanted within some microseconds, once for the vectors of elements d on in it. */
-PUNA_INLINE void call_line(const int32_t dtype, const char *row, int64_t d) {
-    int64_t byte = d * (dtype == PUNA_DTYPE_F32 ? 4 : 2);
-    if (byte % 64 == 0) __builtin_prefetch(row + byte, 0, 2);
+/*
+ * k[d + i, 0, …) = elements d + i, i < n, of VEC_WIDTH keys, whose rows are row[] bytes behind keys. As many of their values'
+ * bytes are called.
+ */
+PUNA_INLINE void pack_elements(const int32_t dtype, float *k, int64_t stride, const char *keys, const char *values,
+                               const int64_t *row, bool gaps, int64_t d, int64_t n) {
+    vec a[VEC_WIDTH];
+    for (int i = 0; i < VEC_WIDTH; i++) {
+        a[i] = load_elements(dtype, keys + row[i], d, n);
+        if (gaps) call_line(dtype, values + row[i], d);
+    }
+    if (!gaps) call_bytes(values + row[0] + bytes_of(dtype, d * VEC_WIDTH), bytes_of(dtype, VEC_WIDTH * VEC_WIDTH));
+    vec_transpose(a);
+    for (int i = 0; i < VEC_WIDTH; i++)
+        if (i < n) vec_store(k + (d + i) * stride, a[i]);
 }
 
 /*
- * k (HD, KEYS) and v (KEYS, width) = the keys [lo, hi) of the block, transposed, and their values, padded with zeros. Keys that
- * share a vector with these repeat one of them. While keys are packed the values are called, then the next block's keys: the
- * processor by itself does not look ahead in so many rows.
+ * The same for a block of VEC_WIDTH consecutive keys of Q8_0: bytes are transposed four at a time, each is moved to the top of its
+ * lane, which makes 2^24 times the integer, and the scales of the keys are a vector.
  */
-PUNA_INLINE void pack(const int32_t dtype, const tile *t, const head *kv, int64_t block, int64_t lo, int64_t hi, int64_t HD) {
-    int64_t width = padded(HD), stride = kv->stride;
-    const char *keys = kv->k + block * stride, *values = kv->v + block * stride;
-    for (int64_t j = lo / VEC_WIDTH * VEC_WIDTH; j < hi; j += VEC_WIDTH) {
-        int64_t row[VEC_WIDTH];
-        for (int i = 0; i < VEC_WIDTH; i++) row[i] = puna_max(lo, puna_min(j + i, hi - 1)) * stride;
-        for (int64_t d = 0; d < HD; d += VEC_WIDTH) {
-            int64_t n = puna_min(HD - d, VEC_WIDTH);
-            vec a[VEC_WIDTH];
-            for (int i = 0; i < VEC_WIDTH; i++) {
-                a[i] = load_elements(dtype, keys + row[i], d, n);
-                call_line(dtype, values + row[i], d);
-            }
-            vec_transpose(a);
-            for (int i = 0; i < VEC_WIDTH; i++)
-                if (i < n) vec_store(t->k + (d + i) * KEYS + j, a[i]);
+PUNA_INLINE void pack_q8_0(float *k, int64_t stride, const char *keys, const char *values, int64_t pitch, int64_t d) {
+    int64_t at = d / PUNA_Q8_0_ELEMENTS * (int64_t)sizeof(puna_q8_0);
+    float scales[VEC_WIDTH];
+    for (int i = 0; i < VEC_WIDTH; i++)
+        scales[i] = vec_f16_to_f32(((const puna_q8_0 *)(keys + i * pitch + at))->d) * 0x1p-24f;
+    call_bytes(values + at * VEC_WIDTH, VEC_WIDTH * (int64_t)sizeof(puna_q8_0));
+    vec scale = vec_load(scales);
+    ivec top = ivec_set1((int32_t)0xFF000000);
+    for (int half = 0; half < PUNA_Q8_0_ELEMENTS; half += 16) {
+        ivec columns[4];
+        ivec_columns(columns, keys + at + (int64_t)offsetof(puna_q8_0, q) + half, pitch);
+        for (int c = 0; c < 4; c++) {
+            float *to = k + (d + half + 4 * c) * stride;
+            vec_store(to, vec_mul(ivec_to_f32(ivec_shl(columns[c], 24)), scale));
+            vec_store(to + stride, vec_mul(ivec_to_f32(ivec_and(ivec_shl(columns[c], 16), top)), scale));
+            vec_store(to + 2 * stride, vec_mul(ivec_to_f32(ivec_and(ivec_shl(columns[c], 8), top)), scale));
+            vec_store(to + 3 * stride, vec_mul(ivec_to_f32(ivec_and(columns[c], top)), scale));
         }
     }
+}
+
+/*
+ * k (HD, stride) = the keys [lo, hi) of the block from column lo - first on, transposed. Keys that share a vector with these
+ * repeat one of them. Their values are called meanwhile: the processor by itself does not look ahead in so many rows.
+ */
+PUNA_INLINE void pack_keys(const int32_t dtype, float *k, int64_t stride, const head *kv, int64_t block, int64_t first, int64_t lo,
+                           int64_t hi, int64_t HD) {
+    const char *keys = kv->k + block * kv->stride, *values = kv->v + block * kv->stride;
+    bool gaps = kv->stride != bytes_of(dtype, HD);
+    for (int64_t j = lo / VEC_WIDTH * VEC_WIDTH; j < hi; j += VEC_WIDTH) {
+        float *to = k + j - first;
+        if (dtype == PUNA_DTYPE_Q8_0 && j >= lo && j + VEC_WIDTH <= hi) {
+            for (int64_t d = 0; d < HD; d += PUNA_Q8_0_ELEMENTS)
+                pack_q8_0(to, stride, keys + j * kv->stride, values + j * kv->stride, kv->stride, d);
+            continue;
+        }
+        int64_t row[VEC_WIDTH], d = 0;
+        for (int i = 0; i < VEC_WIDTH; i++) row[i] = puna_max(lo, puna_min(j + i, hi - 1)) * kv->stride;
+        for (; d + VEC_WIDTH <= HD; d += VEC_WIDTH) pack_elements(dtype, to, stride, keys, values, row, gaps, d, VEC_WIDTH);
+        if (d < HD) pack_elements(dtype, to, stride, keys, values, row, gaps, d, HD - d); /* tail of the head */
+    }
+}
+
+/* v (KEYS, width) = the values of keys [lo, hi) of the block, padded with zeros. The next block's keys are called meanwhile. */
+PUNA_INLINE void pack_values(const int32_t dtype, float *v, const head *kv, int64_t block, int64_t lo, int64_t hi, int64_t HD) {
+    int64_t width = padded(HD);
+    const char *keys = kv->k + block * kv->stride, *values = kv->v + block * kv->stride;
     for (int64_t j = lo; j < hi; j++) {
-        const char *next = keys + puna_min(j + KEYS, kv->end - 1 - block) * stride;
-        for (int64_t d = 0; d < HD; d += VEC_WIDTH) {
-            vec_store(t->v + j * width + d, load_elements(dtype, values + j * stride, d, puna_min(HD - d, VEC_WIDTH)));
+        const char *next = keys + puna_min(j + KEYS, kv->end - 1 - block) * kv->stride, *row = values + j * kv->stride;
+        int64_t d = 0;
+        for (; d + VEC_WIDTH <= HD; d += VEC_WIDTH) {
+            vec_store(v + j * width + d, load_elements(dtype, row, d, VEC_WIDTH));
             call_line(dtype, next, d);
         }
+        if (d < HD) vec_store(v + j * width + d, load_elements(dtype, row, d, HD - d)); /* tail of the head */
     }
 }
 
@@ -306,37 +435,85 @@ static void weigh_block(tile *t, const sums *to, int64_t begin, int64_t rows) {
     }
 }
 
-/* Takes the rows [begin, end) of a tile, at most SCORE_ROWS, through the block packed in k and v. */
-static void attend_block(tile *t, const sums *to, int64_t begin, int64_t end, int64_t HD) {
+/* The scores of rows [begin, end) of a tile, at most SCORE_ROWS, from the block packed in k. */
+static void score_block(const tile *t, int64_t begin, int64_t end, int64_t HD) {
     int64_t width = padded(HD), all_lo, all_hi, any_lo, any_hi;
     for (int64_t i = begin, R; i < end; i += R) {
         R = group_of(end - i);
         visible(t, i, R, &all_lo, &all_hi, &any_lo, &any_hi);
         int64_t from = any_lo / VEC_WIDTH * VEC_WIDTH;
-        product(R, scores_of(t, i) + from, KEYS, NULL, t->q + i * width, width, t->k + from, KEYS, HD, padded(any_hi) - from);
+        side keys = packed_side(t->k + from, KEYS);
+        product(R, scores_of(t, i) + from, KEYS, NULL, t->q + i * width, width, &keys, HD, padded(any_hi) - from);
     }
-    weigh_block(t, to, begin, end);
+}
+
+/* acc = acc * factor + the values of the block, weighed, for rows [begin, end) of a tile. */
+static void add_values(const tile *t, const sums *to, int64_t begin, int64_t end, const side *values, int64_t HD) {
+    int64_t width = padded(HD), all_lo, all_hi, any_lo, any_hi;
+    float one = 1;
     for (int64_t i = begin, R; i < end; i += R) {
         R = group_of(end - i);
         visible(t, i, R, &all_lo, &all_hi, &any_lo, &any_hi);
+        float factor[6];
+        memcpy(factor, t->factor + i, (size_t)R * sizeof(float));
         /* Each row's edges by themselves, in the order of the keys: before what all see, and behind it. */
         for (int64_t r = i; r < i + R; r++) {
             int64_t lo = t->lo[r], hi = all_lo < all_hi ? all_lo : t->hi[r];
             if (lo >= hi) continue;
-            product(1, to->acc + r * width, width, t->factor + r, scores_of(t, r) + lo, KEYS, t->v + lo * width, width, hi - lo,
-                    width);
-            t->factor[r] = 1;
+            side v = rows_from(values, lo);
+            product(1, to->acc + r * width, width, factor + r - i, scores_of(t, r) + lo, KEYS, &v, hi - lo, HD);
+            factor[r - i] = 1;
         }
         if (all_lo >= all_hi) continue;
-        product(R, to->acc + i * width, width, t->factor + i, scores_of(t, i) + all_lo, KEYS, t->v + all_lo * width, width,
-                all_hi - all_lo, width);
-        for (int64_t r = i; r < i + R; r++) {
-            t->factor[r] = 1;
+        side v = rows_from(values, all_lo);
+        product(R, to->acc + i * width, width, factor, scores_of(t, i) + all_lo, KEYS, &v, all_hi - all_lo, HD);
+        v = rows_from(values, all_hi);
+        for (int64_t r = i; r < i + R; r++)
             if (all_hi < t->hi[r])
-                product(1, to->acc + r * width, width, t->factor + r, scores_of(t, r) + all_hi, KEYS, t->v + all_hi * width, width,
-                        t->hi[r] - all_hi, width);
+                product(1, to->acc + r * width, width, &one, scores_of(t, r) + all_hi, KEYS, &v, t->hi[r] - all_hi, HD);
+    }
+}
+
+/* Takes a tile through the keys [lo, hi) of a block, packed for many rows. */
+PUNA_INLINE void attend_packed(const int32_t dtype, tile *t, const head *kv, const sums *to, int64_t rows, int64_t block,
+                               int64_t lo, int64_t hi, int64_t HD) {
+    side values = packed_side(t->v, padded(HD));
+    pack_keys(dtype, t->k, KEYS, kv, block, 0, lo, hi, HD);
+    pack_values(dtype, t->v, kv, block, lo, hi, HD);
+    for (int64_t i = 0, end; i < rows; i = end) {
+        end = puna_min(i + SCORE_ROWS, rows);
+        score_block(t, i, end, HD);
+        weigh_block(t, to, i, end);
+        add_values(t, to, i, end, &values, HD);
+    }
+}
+
+/*
+ * The same for few rows: keys are packed a few vectors at a time, which stay in the first cache until they are multiplied, and
+ * values are read where they are, once for up to six rows.
+ */
+PUNA_INLINE void attend_few(const int32_t dtype, tile *t, const head *kv, const sums *to, int64_t rows, int64_t block, int64_t lo,
+                            int64_t hi, int64_t HD) {
+    int64_t width = padded(HD), columns = (rows < 4 ? 4 : 2) * VEC_WIDTH;
+    for (int64_t at = lo / columns * columns; at < hi; at += columns) {
+        int64_t first = puna_max(at, lo), from = first / VEC_WIDTH * VEC_WIDTH, last = puna_min(at + columns, hi);
+        pack_keys(dtype, t->k, columns, kv, block, at, first, last, HD);
+        side keys = packed_side(t->k + from - at, columns);
+        for (int64_t i = 0, R; i < rows; i += R) {
+            R = group_of(rows - i);
+            product(R, scores_of(t, i) + from, KEYS, NULL, t->q + i * width, width, &keys, HD, padded(last) - from);
         }
     }
+    weigh_block(t, to, 0, rows);
+    const char *next = kv->k + (block + KEYS < kv->end ? block + KEYS : block) * kv->stride;
+    side values = {kv->v + block * kv->stride, kv->stride == bytes_of(dtype, HD) ? next : NULL, kv->stride, dtype};
+    add_values(t, to, 0, rows, &values, HD);
+}
+
+PUNA_INLINE void attend_block(const int32_t dtype, tile *t, const head *kv, const sums *to, int64_t rows, int64_t block, int64_t lo,
+                              int64_t hi, int64_t HD) {
+    if (rows <= FEW_ROWS) attend_few(dtype, t, kv, to, rows, block, lo, hi, HD);
+    else attend_packed(dtype, t, kv, to, rows, block, lo, hi, HD);
 }
 
 /* to = the sums of the tile's rows over those of the keys [begin, end), within one stretch, that they see. */
@@ -352,9 +529,11 @@ static void attend_stretch(const job *j, tile *t, const head *kv, const sums *to
             if (t->lo[i] >= t->hi[i]) t->lo[i] = t->hi[i] = 0;
         }
         int64_t lo = puna_max(begin - block, 0), hi = puna_min(end - block, KEYS);
-        if (j->dtype == PUNA_DTYPE_F32) pack(PUNA_DTYPE_F32, t, kv, block, lo, hi, j->HD);
-        else pack(PUNA_DTYPE_F16, t, kv, block, lo, hi, j->HD);
-        for (int64_t i = 0; i < rows; i += SCORE_ROWS) attend_block(t, to, i, puna_min(i + SCORE_ROWS, rows), j->HD);
+        switch (j->dtype) {
+        case PUNA_DTYPE_F32: attend_block(PUNA_DTYPE_F32, t, kv, to, rows, block, lo, hi, j->HD); break;
+        case PUNA_DTYPE_F16: attend_block(PUNA_DTYPE_F16, t, kv, to, rows, block, lo, hi, j->HD); break;
+        default: attend_block(PUNA_DTYPE_Q8_0, t, kv, to, rows, block, lo, hi, j->HD); break;
+        }
     }
 }
 
@@ -585,7 +764,13 @@ typedef struct append {
     const float *k, *v;
 } append;
 
+/* The HD elements at from become those of a cache from element at on. */
 static void store_head(const append *a, void *cache, int64_t at, const float *from) {
+    if (a->dtype == PUNA_DTYPE_Q8_0) {
+        puna_q8_0 *to = (puna_q8_0 *)cache + at / PUNA_Q8_0_ELEMENTS;
+        for (int64_t d = 0; d < a->HD; d += PUNA_Q8_0_ELEMENTS) puna_quantize_q8_0(to++, from + d);
+        return;
+    }
     if (a->dtype == PUNA_DTYPE_F32) {
         memcpy((float *)cache + at, from, (size_t)a->HD * sizeof(float));
         return;

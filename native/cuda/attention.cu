@@ -9,9 +9,10 @@
  * key's weight of zero must not meet an infinity, nor a rest an infinity's other half. Not measured. Next: cp.async in two stages;
  * one F16/BF16 product (m16n8k16) where the context is asked for that precision; WGMMA on sm_90a.
  */
-#include "attention_plan.h"
 #include "decode.cuh"
 #include "mma.cuh"
+
+#include "attention_plan.h"
 
 /* One sequence's part of a call. Strides count elements. */
 struct attention_part {
@@ -36,9 +37,7 @@ struct attention_call {
     float scale;
 };
 
-template <bool kF16> static __device__ float key_value(const char *data, int64_t i) {
-    return plain_value(data, kF16 ? PUNA_DTYPE_F16 : PUNA_DTYPE_F32, i);
-}
+template <int32_t kDtype> static __device__ float key_value(const char *data, int64_t i) { return puna_value(data, kDtype, i); }
 
 /* The largest score so far as it may be subtracted: of nothing but minus infinities every weight is zero. */
 static __device__ float shift_of(float largest) { return largest == -INFINITY ? 0 : largest; }
@@ -55,7 +54,7 @@ static __device__ int find_row(const part_list &list, int64_t &row) {
 }
 
 /* partial (rows, splits, NH, HD + 2): the sums, then the largest score and the total of weights. */
-template <bool kF16>
+template <int32_t kDtype>
 static __global__ void __launch_bounds__(32 * kFewWarps)
     attend_split(attention_call j, part_list list, int64_t first_row, int64_t split_keys, int64_t splits, float *partial) {
     __shared__ float sums[kFewWarps][kHeads][PUNA_CUDA_MOST_WIDTH];
@@ -87,8 +86,8 @@ static __global__ void __launch_bounds__(32 * kFewWarps)
         float k[kLaneWidth], v[kLaneWidth];
         for (int i = 0; i < kLaneWidth; i++) {
             int64_t d = lane + 32 * i;
-            k[i] = d < j.HD ? key_value<kF16>(part.k, at + d) : 0;
-            v[i] = d < j.HD ? key_value<kF16>(part.v, at + d) : 0;
+            k[i] = d < j.HD ? key_value<kDtype>(part.k, at + d) : 0;
+            v[i] = d < j.HD ? key_value<kDtype>(part.v, at + d) : 0;
         }
         for (int h = 0; h < kHeads; h++) {
             if (h >= heads) break;
@@ -145,7 +144,7 @@ static __global__ void join_splits(attention_call j, part_list list, int64_t fir
     if (j.lse != nullptr && threadIdx.x == 0) j.lse[part.lse + head * part.rows + at_row] = largest + logf(total);
 }
 
-template <bool kF16> static cudaError_t attend_few(cuda_context &c, const attention_call &j, const part_list &list) {
+template <int32_t kDtype> static cudaError_t attend_few(cuda_context &c, const attention_call &j, const part_list &list) {
     int64_t rows = 0, keys = 0, group = j.NH / j.NKV, groups = puna_ceil_div(group, kHeads);
     for (int p = 0; p < list.count; p++) {
         const attention_part &part = list.parts[p];
@@ -162,7 +161,7 @@ template <bool kF16> static cudaError_t attend_few(cuda_context &c, const attent
     for (int64_t r = 0; r < rows; r += most) {
         int64_t part = puna_min(most, rows - r);
         dim3 grid((unsigned)(part * j.NKV * groups), (unsigned)splits), joined((unsigned)part, (unsigned)j.NH);
-        CUDA_TRY(launch(c, attend_split<kF16>, grid, 32 * kFewWarps, 0, j, list, r, split_keys, splits, partial));
+        CUDA_TRY(launch(c, attend_split<kDtype>, grid, 32 * kFewWarps, 0, j, list, r, split_keys, splits, partial));
         CUDA_TRY(launch(c, join_splits, joined, 64, 0, j, list, r, split_keys, splits, partial));
     }
     return cudaSuccess;
@@ -174,7 +173,7 @@ constexpr int kTileKeys = 32;
 template <int kHD> constexpr int kTileQueries = kHD <= 128 ? 64 : 32;
 template <int kHD> constexpr int64_t kTileBytes = (kTileQueries<kHD> + 2 * kTileKeys) * (kHD + 4) * (int64_t)sizeof(float);
 
-template <int kHD, bool kF16>
+template <int kHD, int32_t kDtype>
 static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(attention_call j, part_list list) {
     DYNAMIC_SHARED(float, shared);
     constexpr int kPitch = kHD + 4, kThreads = 2 * kTileQueries<kHD>;
@@ -202,7 +201,7 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
             int key = at / kHD, d = at % kHD;
             int64_t from = kv_head * part.head_stride + (key0 + key) * part.key_stride + d;
             bool inside = key0 + key < end && d < j.HD;
-            float k = inside ? key_value<kF16>(part.k, from) : 0, v = inside ? key_value<kF16>(part.v, from) : 0;
+            float k = inside ? key_value<kDtype>(part.k, from) : 0, v = inside ? key_value<kDtype>(part.v, from) : 0;
             k_tile[key * kPitch + d] = k;
             v_tile[key * kPitch + d] = v;
             odd |= !isfinite(k) || !isfinite(v);
@@ -223,7 +222,7 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
                 for (int n = 0; n < kTileKeys / 8; n++) {
                     const float *k_at = k_tile + (8 * n + g) * kPitch + d + t;
                     split_tf32 b[2] = {split(k_at[0]), split(k_at[4])};
-                    multiply<!kF16>(s[n], a, b);
+                    multiply<kDtype != PUNA_DTYPE_F16>(s[n], a, b);
                 }
             }
         }
@@ -271,7 +270,7 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
             for (int d = 0; d < kHD / 8; d++) {
                 const float *v_at = v_tile + (8 * n + 2 * t) * kPitch + 8 * d + g;
                 split_tf32 b[2] = {split(v_at[0]), split(v_at[kPitch])};
-                multiply<!kF16>(y[d], a, b);
+                multiply<kDtype != PUNA_DTYPE_F16>(y[d], a, b);
             }
         }
     }
@@ -288,26 +287,26 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
     }
 }
 
-template <int kHD, bool kF16> static cudaError_t attend_many(cuda_context &c, const attention_call &j, const part_list &list) {
+template <int kHD, int32_t kDtype> static cudaError_t attend_many(cuda_context &c, const attention_call &j, const part_list &list) {
     int64_t rows = 0;
     for (int p = 0; p < list.count; p++) rows = puna_max(rows, list.parts[p].rows);
     int64_t tiles = puna_ceil_div(rows, kTileQueries<kHD>);
     if (tiles > INT32_MAX || j.NH > 65535) return cudaErrorInvalidConfiguration;
     dim3 grid((unsigned)tiles, (unsigned)j.NH, (unsigned)list.count);
-    return launch(c, attend_tile<kHD, kF16>, grid, 2 * kTileQueries<kHD>, kTileBytes<kHD>, j, list);
+    return launch(c, attend_tile<kHD, kDtype>, grid, 2 * kTileQueries<kHD>, kTileBytes<kHD>, j, list);
 }
 
 /* ------------------------------------------------- calls ------------------------------------------------------------ */
 
-template <bool kF16> static cudaError_t attend(cuda_context &c, const attention_call &j, const part_list &list, bool few) {
+template <int32_t kDtype> static cudaError_t attend(cuda_context &c, const attention_call &j, const part_list &list, bool few) {
     if (list.count == 0) return cudaSuccess;
-    if (few) return attend_few<kF16>(c, j, list);
-    return j.HD <= 64 ? attend_many<64, kF16>(c, j, list) : j.HD <= 96 ? attend_many<96, kF16>(c, j, list)
-           : j.HD <= 128 ? attend_many<128, kF16>(c, j, list) : attend_many<256, kF16>(c, j, list);
+    if (few) return attend_few<kDtype>(c, j, list);
+    return j.HD <= 64 ? attend_many<64, kDtype>(c, j, list) : j.HD <= 96 ? attend_many<96, kDtype>(c, j, list)
+           : j.HD <= 128 ? attend_many<128, kDtype>(c, j, list) : attend_many<256, kDtype>(c, j, list);
 }
 
 /* Computes count parts, part_of(i), kParts of a kind at a time. */
-template <bool kF16, class PartOf> static cudaError_t attend_all(cuda_context &c, const attention_call &j, int64_t count,
+template <int32_t kDtype, class PartOf> static cudaError_t attend_all(cuda_context &c, const attention_call &j, int64_t count,
                                                                  PartOf part_of) {
     part_list lists[2] = {}; /* many rows, few rows */
     for (int64_t i = 0; i < count; i++) {
@@ -317,11 +316,11 @@ template <bool kF16, class PartOf> static cudaError_t attend_all(cuda_context &c
         part_list &list = lists[few];
         list.parts[list.count++] = part;
         if (list.count < kParts) continue;
-        CUDA_TRY(attend<kF16>(c, j, list, few));
+        CUDA_TRY(attend<kDtype>(c, j, list, few));
         list.count = 0;
     }
-    CUDA_TRY(attend<kF16>(c, j, lists[0], false));
-    return attend<kF16>(c, j, lists[1], true);
+    CUDA_TRY(attend<kDtype>(c, j, lists[0], false));
+    return attend<kDtype>(c, j, lists[1], true);
 }
 
 static bool too_wide(puna_context *base, const char *op, int64_t HD, puna_status *status) {
@@ -346,7 +345,7 @@ puna_status PUNA_KERNEL(attention_forward)(puna_context *context, float *y, int6
     if (too_wide(context, op, HD, &status)) return status;
     attention_call j = {y, lse, q, y_stride, q_stride, NH, NKV, HD, window, scale};
     return run(context, op, [=](cuda_context &c) {
-        return attend_all<false>(c, j, B, [=](int64_t b) {
+        return attend_all<PUNA_DTYPE_F32>(c, j, B, [=](int64_t b) {
             return attention_part{(const char *)(k + b * S * kv_stride), (const char *)(v + b * S * kv_stride), HD, kv_stride,
                                   b * T, T, S - T, b * NH * T};
         });
@@ -365,30 +364,35 @@ puna_status PUNA_KERNEL(attention_cached_forward)(puna_context *context, float *
     return run(context, op, [=](cuda_context &c) {
         int64_t row = 0;
         auto part_of = [&](int64_t s) {
-            int64_t head_stride = sequences[s].capacity * HD, bytes = cache_dtype == PUNA_DTYPE_F32 ? 4 : 2;
-            const char *k = (const char *)sequences[s].cache + layer * 2 * NKV * head_stride * bytes;
-            attention_part part = {k, k + NKV * head_stride * bytes, head_stride, HD, row, sequences[s].rows,
+            int64_t head_stride = sequences[s].capacity * HD, plane = NKV * puna_row_bytes(cache_dtype, head_stride);
+            const char *k = (const char *)sequences[s].cache + layer * 2 * plane;
+            attention_part part = {k, k + plane, head_stride, HD, row, sequences[s].rows,
                                    sequences[s].position, 0};
             row += part.rows;
             return part;
         };
-        return cache_dtype == PUNA_DTYPE_F32 ? attend_all<false>(c, j, count, part_of) : attend_all<true>(c, j, count, part_of);
+        switch (cache_dtype) {
+        case PUNA_DTYPE_F32: return attend_all<PUNA_DTYPE_F32>(c, j, count, part_of);
+        case PUNA_DTYPE_F16: return attend_all<PUNA_DTYPE_F16>(c, j, count, part_of);
+        default: return attend_all<PUNA_DTYPE_Q8_0>(c, j, count, part_of);
+        }
     });
 }
 
-/* A block for a row of the step: its keys, then its values. */
-static __global__ void append(part_list list, int32_t cache_dtype, const float *k, const float *v, int64_t kv_stride, int64_t NKV,
-                              int64_t HD) {
+/* A block for a row of the step: its keys, then its values, step elements at a time, which are a block of the cache's type. */
+static __global__ void append(part_list list, int32_t cache_dtype, int64_t step, const float *k, const float *v, int64_t kv_stride,
+                              int64_t NKV, int64_t HD) {
     int64_t t = blockIdx.x;
     const attention_part &part = list.parts[find_row(list, t)];
-    for (int64_t i = threadIdx.x; i < 2 * NKV * HD; i += blockDim.x) {
+    for (int64_t i = threadIdx.x * step; i < 2 * NKV * HD; i += blockDim.x * step) {
         bool value = i >= NKV * HD;
         int64_t h = i / HD % NKV, d = i % HD;
-        float a = (value ? v : k)[(part.first + t) * kv_stride + h * HD + d];
+        const float *a = (value ? v : k) + (part.first + t) * kv_stride + h * HD + d;
         void *to = (void *)(value ? part.v : part.k);
         int64_t at = h * part.head_stride + (part.position + t) * HD + d;
-        if (cache_dtype == PUNA_DTYPE_F32) ((float *)to)[at] = a;
-        else ((uint16_t *)to)[at] = f16_bits(a);
+        if (cache_dtype == PUNA_DTYPE_F32) ((float *)to)[at] = *a;
+        else if (cache_dtype == PUNA_DTYPE_F16) ((uint16_t *)to)[at] = f16_bits(*a);
+        else puna_quantize_q8_0((puna_q8_0 *)to + at / step, a);
     }
 }
 
@@ -397,17 +401,17 @@ puna_status PUNA_KERNEL(kv_append)(puna_context *context, const puna_kv_sequence
                                    int64_t NKV, int64_t HD) {
     return run(context, "puna_kv_append", [=](cuda_context &c) {
         part_list list = {};
-        int64_t row = 0, rows = 0, bytes = cache_dtype == PUNA_DTYPE_F32 ? 4 : 2;
+        int64_t row = 0, rows = 0, step = puna_block_of(cache_dtype).elements;
         for (int32_t s = 0; s < count; s++) {
-            int64_t head_stride = sequences[s].capacity * HD;
-            const char *keys = (const char *)sequences[s].cache + layer * 2 * NKV * head_stride * bytes;
+            int64_t head_stride = sequences[s].capacity * HD, plane = NKV * puna_row_bytes(cache_dtype, head_stride);
+            const char *keys = (const char *)sequences[s].cache + layer * 2 * plane;
             if (sequences[s].rows > 0)
-                list.parts[list.count++] = {keys, keys + NKV * head_stride * bytes, head_stride, HD, row, sequences[s].rows,
+                list.parts[list.count++] = {keys, keys + plane, head_stride, HD, row, sequences[s].rows,
                                             sequences[s].position, 0};
             row += sequences[s].rows, rows += sequences[s].rows;
             if (rows == 0 || (list.count < kParts && s + 1 < count)) continue;
             if (rows > INT32_MAX) return cudaErrorInvalidConfiguration;
-            CUDA_TRY(launch(c, append, (unsigned)rows, kRowThreads, 0, list, cache_dtype, k, v, kv_stride, NKV, HD));
+            CUDA_TRY(launch(c, append, (unsigned)rows, kRowThreads, 0, list, cache_dtype, step, k, v, kv_stride, NKV, HD));
             list.count = 0, rows = 0;
         }
         return cudaSuccess;

@@ -1,5 +1,6 @@
 /* Causal attention for one query at a time, softmax in two passes: the largest visible score, then weights and their sum. */
 #include "blocks.h"
+#include "internal.h"
 #include "kernels.h"
 
 #include <math.h>
@@ -60,15 +61,16 @@ puna_status PUNA_KERNEL(kv_append)(puna_context *context, const puna_kv_sequence
                                    int32_t cache_dtype, int64_t layer, const float *k, const float *v, int64_t kv_stride,
                                    int64_t NKV, int64_t HD) {
     (void)context;
-    int64_t row = 0;
+    int64_t row = 0, step = puna_block_of(cache_dtype).elements;
     for (int32_t s = 0; s < count; s++) {
         for (int64_t t = 0; t < sequences[s].rows; t++, row++) {
-            for (int64_t i = 0; i < 2 * NKV * HD; i++) {
+            for (int64_t i = 0; i < 2 * NKV * HD; i += step) {
                 int64_t value = i / (NKV * HD), h = i / HD % NKV, d = i % HD;
-                float a = (value ? v : k)[row * kv_stride + h * HD + d];
+                const float *a = (value ? v : k) + row * kv_stride + h * HD + d;
                 int64_t at = (((layer * 2 + value) * NKV + h) * sequences[s].capacity + sequences[s].position + t) * HD + d;
-                if (cache_dtype == PUNA_DTYPE_F32) ((float *)sequences[s].cache)[at] = a;
-                else ((uint16_t *)sequences[s].cache)[at] = puna_f32_to_f16(a);
+                if (cache_dtype == PUNA_DTYPE_F32) ((float *)sequences[s].cache)[at] = *a;
+                else if (cache_dtype == PUNA_DTYPE_F16) ((uint16_t *)sequences[s].cache)[at] = puna_f32_to_f16(*a);
+                else puna_quantize_q8_0((puna_q8_0 *)sequences[s].cache + at / step, a);
             }
         }
     }
@@ -80,13 +82,13 @@ puna_status PUNA_KERNEL(attention_cached_forward)(puna_context *context, float *
                                                   int32_t cache_dtype, int64_t layer, int64_t NH, int64_t NKV, int64_t HD,
                                                   int64_t window, float scale, void *workspace) {
     (void)context;
-    int64_t row = 0, bytes = cache_dtype == PUNA_DTYPE_F32 ? 4 : 2;
+    int64_t row = 0, stride = puna_row_bytes(cache_dtype, HD);
     for (int32_t s = 0; s < count; s++) {
         for (int64_t t = 0; t < sequences[s].rows; t++, row++) {
-            int64_t position = sequences[s].position + t, plane = sequences[s].capacity * HD * bytes;
+            int64_t position = sequences[s].position + t, plane = sequences[s].capacity * stride;
             for (int64_t h = 0; h < NH; h++) {
                 const char *k = (const char *)sequences[s].cache + (layer * 2 * NKV + h / (NH / NKV)) * plane;
-                attend(y + row * y_stride + h * HD, q + row * q_stride + h * HD, k, k + NKV * plane, cache_dtype, HD * bytes,
+                attend(y + row * y_stride + h * HD, q + row * q_stride + h * HD, k, k + NKV * plane, cache_dtype, stride,
                        first_visible(position, window), position, HD, scale, workspace);
             }
         }

@@ -167,4 +167,11 @@ PUNA_DECODE float puna_quantize(int16_t *q, const float *x, int64_t n, float top
     return largest / top;
 }
 
+/* 32 elements as a block of a cache. */
+PUNA_DECODE void puna_quantize_q8_0(puna_q8_0 *block, const float *x) {
+    int16_t q[PUNA_Q8_0_ELEMENTS];
+    block->d = puna_f32_to_f16(puna_quantize(q, x, PUNA_Q8_0_ELEMENTS, 127));
+    for (int i = 0; i < PUNA_Q8_0_ELEMENTS; i++) block->q[i] = (int8_t)q[i];
+}
+
 #endif

@@ -687,6 +687,12 @@ puna_status puna_attention_backward(puna_context *context, float *dq, int64_t dq
                                             dy, dy_stride, lse, B, T, S, NH, NKV, HD, window, scale, workspace);
 }
 
+static puna_status check_cache_dtype(const char *op, int32_t dtype, int64_t HD) {
+    if (dtype != PUNA_DTYPE_F32 && dtype != PUNA_DTYPE_F16 && dtype != PUNA_DTYPE_Q8_0)
+        return puna_fail(INVALID, "%s: cache_dtype is %d, expected 0 (F32), 1 (F16) or 3 (Q8_0)", op, dtype);
+    return check_blocks(op, "HD", HD, dtype);
+}
+
 /*
  * Checks the sequences of a step and their caches, up to and including the layer, and counts the step's rows. A cache may be
  * null only for a sequence without rows. Whether a cache overlaps an array is left to check_caches_apart.
@@ -694,7 +700,7 @@ puna_status puna_attention_backward(puna_context *context, float *dq, int64_t dq
 static puna_status check_sequences(const puna_context *context, const char *op, const puna_kv_sequence *sequences, int32_t count,
                                    int32_t cache_dtype, int64_t layer, int64_t NKV, int64_t HD, int64_t *rows) {
     TRY(check_at_least(op, "count", count, 0));
-    TRY(check_dtype(op, "cache_dtype", cache_dtype, PUNA_DTYPE_F16 + 1));
+    TRY(check_cache_dtype(op, cache_dtype, HD));
     TRY(check_range(op, "layer", layer, 0, INT32_MAX));
     if (count > 0 && sequences == NULL) return puna_fail(INVALID, "%s: sequences is null, expected %d of them", op, count);
     *rows = 0;

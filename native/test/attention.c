@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-enum { F32 = PUNA_DTYPE_F32, F16 };
+enum { F32 = PUNA_DTYPE_F32, F16 = PUNA_DTYPE_F16, Q8_0 = PUNA_DTYPE_Q8_0 };
 
 static float scale_of(int64_t HD) { return 1 / sqrtf((float)HD); }
 
@@ -105,6 +105,10 @@ static const int64_t cached_cases[][TEST_DIMENSIONS] = {
     {F16, 404, HD, 5, 20, 20, 1, 3, 64, 0}, {F16, 301, HD, 0, 1, 99, 1, 100, 1, 150},
     X(2) X(18) X(64) X(80) X(128) X(256)
 #undef X
+#define X(HD)                                                                                                               \
+    {Q8_0, 101, HD, 0, 1, 0, 1, 31, 1, 32}, {Q8_0, 602, HD, 12, 1, 40, 33, 7, 2, 0}, {Q8_0, 801, HD, 0, 1, 99, 4, 64, 1, 150},
+    X(32) X(96) X(128) X(256)
+#undef X
 };
 
 static int64_t capacity_of(const int64_t *d, int s) { return d[SEQUENCE + 2 * s + 1] + d[SEQUENCE + 2 * s] + 2; }
@@ -114,12 +118,19 @@ static void fill_cache(const test_buffer *b, const int64_t *d, uint64_t seed) {
     int s = b->name[5] - '0';
     int64_t capacity = capacity_of(d, s), HD = d[WIDTH], NKV = d[HEADS_CODE] % 100;
     int64_t rows = d[SEQUENCE + 2 * s], position = d[SEQUENCE + 2 * s + 1], window = d[WINDOW];
-    for (int64_t i = 0; i < b->columns; i++) {
+    for (int64_t i = 0, step = puna_block_of(b->dtype).elements; i < b->columns; i += step) {
         int64_t layer = i / (2 * NKV * capacity * HD), j = i / HD % capacity;
         bool seen = layer == LAYER && j < position + rows && (window == 0 || j > position - window);
         float a = seen ? (float)test_uniform(seed, (uint64_t)i, -1, 1) : NAN;
-        if (b->dtype == F32) ((float *)b->data)[i] = a;
-        else ((uint16_t *)b->data)[i] = puna_f32_to_f16(a);
+        if (b->dtype == F32) {
+            ((float *)b->data)[i] = a;
+        } else if (b->dtype == F16) {
+            ((uint16_t *)b->data)[i] = puna_f32_to_f16(a);
+        } else {
+            puna_q8_0 *block = (puna_q8_0 *)b->data + i / step;
+            block->d = puna_f32_to_f16(a / 128);
+            for (int64_t k = 0; k < step; k++) block->q[k] = (int8_t)test_random(seed, (uint64_t)(i + k));
+        }
     }
 }
 
@@ -172,7 +183,7 @@ static double cached_flops(const int64_t *d) {
 static double cached_traffic(const int64_t *d) {
     double keys = 0;
     for (int s = 0; s < SEQUENCES; s++) keys += (double)(d[SEQUENCE + 2 * s] + d[SEQUENCE + 2 * s + 1]);
-    return 2 * keys * (double)(d[HEADS_CODE] % 100 * d[WIDTH] * (d[DTYPE] == F32 ? 4 : 2))
+    return 2 * keys * (double)(d[HEADS_CODE] % 100 * puna_row_bytes((int32_t)d[DTYPE], d[WIDTH]))
            + 8.0 * (double)(step_rows(d) * (d[HEADS_CODE] / 100) * d[WIDTH]);
 }
 
@@ -180,7 +191,8 @@ static double cached_traffic(const int64_t *d) {
 static const int64_t cached_benchmarks[][TEST_DIMENSIONS] = {
     {F16, 3208, 128, 0, 1, 8191, 1, 4095, 1, 2047}, {F32, 3208, 128, 0, 1, 8191, 1, 4095, 1, 2047},
     {F16, 3204, 64, 0, 1, 2047, 1, 2047, 1, 2047}, {F16, 3204, 64, 0, 1, 31, 1, 63, 1, 127},
-    {F32, 3208, 128, 0, 1, 8191}, {F16, 3208, 128, 0, 1, 8191}, {F16, 3232, 128, 0, 1, 4095}, {F16, 3204, 64, 0, 1, 2047},
+    {F32, 3208, 128, 0, 1, 8191}, {F16, 3208, 128, 0, 1, 8191}, {Q8_0, 3208, 128, 0, 1, 8191},
+    {F16, 3232, 128, 0, 1, 4095}, {F16, 3204, 64, 0, 1, 2047},
 };
 
 const test_op test_attention_cached = {
@@ -220,20 +232,38 @@ static const struct { int64_t tokens, count, rows[8]; } cuts[] = {
     {TOKENS, 8, {1, 1, 1, 1, 31, 33, 6, 1}}, {LONG, 2, {1099, 1}}, {LONG, 5, {511, 2, 510, 1, 76}}, {LONG, 3, {1030, 3, 67}},
 };
 
-/* A prompt by itself and another sequence's beside it, in pieces: the bits of y are those of puna_attention_forward. */
-static void check_cuts(puna_context *context, int64_t NH, int64_t NKV, int64_t HD, int64_t window, int64_t tokens) {
+/* What a cache of dtype makes of n numbers, whole blocks. */
+static void round_to(int32_t dtype, float *x, int64_t n) {
+    for (int64_t i = 0, step = puna_block_of(dtype).elements; i < n; i += step) {
+        uint16_t half = puna_f32_to_f16(x[i]);
+        puna_q8_0 block;
+        if (dtype == Q8_0) puna_quantize_q8_0(&block, x + i);
+        if (dtype == F16) x[i] = puna_f16_to_f32(half);
+        for (int64_t k = 0; k < step && dtype == Q8_0; k++) x[i + k] = puna_value(&block, dtype, k);
+    }
+}
+
+/*
+ * A prompt by itself and another sequence's beside it, in pieces, with a cache of dtype: the bits of y are those that
+ * puna_attention_forward gives for the numbers the cache holds.
+ */
+static void check_cuts(puna_context *context, int32_t dtype, int64_t NH, int64_t NKV, int64_t HD, int64_t window, int64_t tokens) {
     enum { WORKSPACE = 8 << 20 };
     int64_t width = NH * HD, kv_width = NKV * HD;
     test_buffer b[3] = {{.name = "q", .rows = tokens, .columns = width, .low = -4, .high = 4},
                         {.name = "k", .rows = tokens, .columns = kv_width}, {.name = "v", .rows = tokens, .columns = kv_width}};
     test_prepare(&test_attention, NULL, b, 3, true, TEST_GUARD_AFTER);
     const float *q = b[0].data, *k = b[1].data, *v = b[2].data;
+    float *rounded = malloc((size_t)(2 * tokens * kv_width) * 4);
+    memcpy(rounded, k, (size_t)(tokens * kv_width) * 4);
+    memcpy(rounded + tokens * kv_width, v, (size_t)(tokens * kv_width) * 4);
+    round_to(dtype, rounded, 2 * tokens * kv_width);
     float *whole = malloc((size_t)(tokens * width) * 4), *y = malloc((size_t)(2 * tokens * width) * 4);
     float *cache = malloc((size_t)(2 * tokens * kv_width) * 4), *other = malloc((size_t)(2 * tokens * kv_width) * 4);
     float *q2 = malloc((size_t)(2 * tokens * width) * 4), *kv2 = malloc((size_t)(4 * tokens * kv_width) * 4);
     void *workspace = malloc(WORKSPACE);
-    CHECK(puna_attention_forward(context, whole, width, NULL, q, width, k, v, kv_width, 1, tokens, tokens, NH, NKV, HD, window,
-                                 scale_of(HD), workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
+    CHECK(puna_attention_forward(context, whole, width, NULL, q, width, rounded, rounded + tokens * kv_width, kv_width, 1, tokens,
+                                 tokens, NH, NKV, HD, window, scale_of(HD), workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
     for (int c = 0; c < TEST_COUNT(cuts); c++) {
         if (cuts[c].tokens != tokens) continue;
         for (int64_t piece = 0, at = 0; piece < cuts[c].count; at += cuts[c].rows[piece++]) {
@@ -247,17 +277,17 @@ static void check_cuts(puna_context *context, int64_t NH, int64_t NKV, int64_t H
             memcpy(k2 + kv_width, k + at * kv_width, (size_t)(rows * kv_width) * 4);
             memcpy(v2, v, (size_t)kv_width * 4);
             memcpy(v2 + kv_width, v + at * kv_width, (size_t)(rows * kv_width) * 4);
-            CHECK(puna_kv_append(context, sequences, 2, F32, 0, k2, v2, kv_width, NKV, HD) == PUNA_STATUS_OK, "%s",
+            CHECK(puna_kv_append(context, sequences, 2, dtype, 0, k2, v2, kv_width, NKV, HD) == PUNA_STATUS_OK, "%s",
                   test_last_error());
-            CHECK(puna_attention_cached_forward(context, y, width, q2, width, sequences, 2, F32, 0, NH, NKV, HD, window,
+            CHECK(puna_attention_cached_forward(context, y, width, q2, width, sequences, 2, dtype, 0, NH, NKV, HD, window,
                                                 scale_of(HD), workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
             CHECK(memcmp(y + width, whole + at * width, (size_t)(rows * width) * 4) == 0,
-                  "NH %d NKV %d HD %d window %d: cut %d, rows %d to %d differ from those of the whole prompt", (int)NH, (int)NKV,
-                  (int)HD, (int)window, c, (int)at, (int)(at + rows - 1));
+                  "type %d NH %d NKV %d HD %d window %d: cut %d, rows %d to %d differ from those of the whole prompt", dtype,
+                  (int)NH, (int)NKV, (int)HD, (int)window, c, (int)at, (int)(at + rows - 1));
         }
     }
     test_release(b, 3);
-    free(whole), free(y), free(cache), free(other), free(q2), free(kv2), free(workspace);
+    free(whole), free(y), free(cache), free(other), free(q2), free(kv2), free(workspace), free(rounded);
 }
 
 void test_attention_cuts(void) {
@@ -269,13 +299,16 @@ void test_attention_cuts(void) {
             if (puna_context_create(&options, NULL, &context) == PUNA_STATUS_UNSUPPORTED) continue;
             test_case("isa %d, %d threads", isas[i], threads[t]);
             for (int64_t window = 0; window <= 45; window += 15) {
-                check_cuts(context, 1, 1, 64, window, TOKENS);
-                check_cuts(context, 4, 4, 18, window, TOKENS);
-                check_cuts(context, 8, 1, 80, window, TOKENS);
-                check_cuts(context, 6, 2, 128, window, TOKENS);
+                check_cuts(context, F32, 1, 1, 64, window, TOKENS);
+                check_cuts(context, F32, 4, 4, 18, window, TOKENS);
+                check_cuts(context, F16, 4, 4, 18, window, TOKENS);
+                check_cuts(context, F32, 8, 1, 80, window, TOKENS);
+                check_cuts(context, F32, 6, 2, 128, window, TOKENS);
+                check_cuts(context, Q8_0, 6, 2, 128, window, TOKENS);
             }
-            check_cuts(context, 4, 1, 128, 0, LONG);
-            check_cuts(context, 2, 2, 80, 700, LONG);
+            check_cuts(context, F32, 4, 1, 128, 0, LONG);
+            check_cuts(context, F16, 2, 2, 80, 700, LONG);
+            check_cuts(context, Q8_0, 4, 1, 96, 0, LONG);
             puna_context_destroy(context);
         }
     }

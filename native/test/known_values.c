@@ -4,6 +4,8 @@
  */
 #include "test.h"
 
+#include <stdlib.h>
+
 static void close_to(const char *what, double y, double expected, double tolerance) {
     CHECK(fabs(y - expected) <= tolerance, "%s is %.9g, expected %.9g", what, y, expected);
 }
@@ -116,6 +118,36 @@ static void decoding(puna_context *c) {
           (double)y[2], (double)y[3]);
 }
 
+/* A cache of Q8_0, whose blocks are worked out by hand, then read by a query that sees one key. */
+static void quantised_cache(puna_context *c) {
+    enum { HD = 64 };
+    float k[HD] = {127, -127, 0.5f, 1.5f, -2.5f, 0.25f, 63.75f}, v[HD] = {0}, q[HD] = {1}, y[HD];
+    k[33] = NAN;
+    v[31] = -0.25f, v[32] = 254;
+    v[33] = 3;
+    _Alignas(2) unsigned char cache[4 * 34];
+    memset(cache, 0xC5, sizeof cache);
+    puna_kv_sequence sequence = {cache, 1, 0, 1};
+    CHECK(puna_kv_append(c, &sequence, 1, PUNA_DTYPE_Q8_0, 0, k, v, HD, 1, HD) == PUNA_STATUS_OK, "%s", test_last_error());
+    const unsigned char keys[9] = {0x00, 0x3C, 127, 129, 0, 2, 254, 0, 64}; /* d = 1; ties to even */
+    CHECK(memcmp(cache, keys, sizeof keys) == 0 && cache[9] == 0, "the block of keys");
+    const unsigned char nan[4] = {0x00, 0x7E, 0, 0}, values[4] = {0x00, 0x40, 127, 2}; /* d = 2: 3 is 1.5, and that 2 */
+    CHECK(memcmp(cache + 34, nan, sizeof nan) == 0, "the block with NaN");
+    CHECK(memcmp(cache + 3 * 34, values, sizeof values) == 0, "the second block of values");
+    CHECK(cache[2 * 34 + 33] == 129, "v[31] is %d", cache[2 * 34 + 33]);
+    memset(cache + 34, 0, 2);
+    int64_t bytes = 0;
+    puna_attention_workspace_size(c, 1, 1, HD, &bytes);
+    void *workspace = malloc((size_t)bytes + 1);
+    CHECK(puna_attention_cached_forward(c, y, HD, q, HD, &sequence, 1, PUNA_DTYPE_Q8_0, 0, 1, 1, HD, 0, 1, workspace, bytes) ==
+          PUNA_STATUS_OK, "%s", test_last_error());
+    free(workspace);
+    close_to("y[0]", y[0], 0, 0);
+    close_to("y[31]", y[31], -0.25, 1e-4); /* 127 times the half nearest to 0.25 / 127 */
+    close_to("y[32]", y[32], 254, 0);
+    close_to("y[33]", y[33], 4, 0);
+}
+
 /* The bits of a row do not depend on the rows beside it. */
 static void rows_alone(puna_context *c) {
     enum { ROWS = 9, C = 1031 };
@@ -144,7 +176,8 @@ void test_known_values(void) {
             void (*run)(puna_context *);
         } all[] = {{"rmsnorm", rmsnorm}, {"swiglu", swiglu}, {"log_softmax", log_softmax}, {"rope", rope}, {"argmax", argmax},
                    {"adamw", adamw},
-                   {"losses", losses}, {"decoding", decoding}, {"rows alone", rows_alone}};
+                   {"losses", losses}, {"decoding", decoding}, {"quantised cache", quantised_cache},
+                   {"rows alone", rows_alone}};
         for (int64_t i = 0; i < TEST_COUNT(all); i++) {
             test_case("%s, %s", all[i].name, context->ops->name);
             all[i].run(context);

@@ -80,6 +80,7 @@ public final class LlamaModel implements AutoCloseable {
      * @throws io.puna.format.UnsupportedModelException if it is not of the LLaMA family
      * @throws CheckpointException                      if the file is damaged or contradicts itself
      * @throws IOException                              if it cannot be read
+     * @throws IllegalArgumentException                 if the model's heads are no whole blocks of the cache's type
      */
     public static LlamaModel open(Path path, ModelOptions options) throws IOException {
         return open(path, options, (bytes, total) -> { });
@@ -105,6 +106,10 @@ public final class LlamaModel implements AutoCloseable {
             boolean copied = device != null && device.hasOwnMemory();
             checkpoint.readAhead(copied ? (bytes, total) -> { } : listener);
             LlamaConfig config = LlamaConfig.of(checkpoint);
+            if (config.headWidth() % options.cacheType().blockElements() != 0) {
+                throw new IllegalArgumentException("cacheType: expected F32 or F16 for heads of " + config.headWidth()
+                        + " elements, no whole blocks of " + options.cacheType().blockElements() + ", got " + options.cacheType());
+            }
             LlamaWeights weights = LlamaWeights.of(checkpoint, config);
             if (device == null) {
                 device = options.threads() == 0 ? Device.cpu() : Device.cpu(options.threads());

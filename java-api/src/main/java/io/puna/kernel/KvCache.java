@@ -67,8 +67,10 @@ public final class KvCache implements AutoCloseable {
      * @param keyValueHeads NKV
      * @param headWidth     HD
      * @param capacity      the most tokens it can hold
-     * @param dtype         F32, or F16 for half the memory, to which keys and values are then rounded
-     * @throws IllegalArgumentException if a number is below 1, the type another, or the size beyond 2^63 - 1 bytes
+     * @param dtype         what keys and values are rounded to: F32, F16 for half the memory, or Q8_0 for little over a quarter,
+     *                      where a head is whole blocks of 32
+     * @throws IllegalArgumentException if a number is below 1, the type another, a head no whole blocks of it, or the size beyond
+     *                                  2^63 - 1 bytes
      * @throws OutOfMemoryError         if the system refuses the memory
      */
     public static KvCache allocate(int layers, int keyValueHeads, int headWidth, int capacity, DType dtype) {
@@ -83,8 +85,10 @@ public final class KvCache implements AutoCloseable {
      * @param keyValueHeads NKV
      * @param headWidth     HD
      * @param capacity      the most tokens it can hold
-     * @param dtype         F32, or F16 for half the memory, to which keys and values are then rounded
-     * @throws IllegalArgumentException if a number is below 1, the type another, or the size beyond 2^63 - 1 bytes
+     * @param dtype         what keys and values are rounded to: F32, F16 for half the memory, or Q8_0 for little over a quarter,
+     *                      where a head is whole blocks of 32
+     * @throws IllegalArgumentException if a number is below 1, the type another, a head no whole blocks of it, or the size beyond
+     *                                  2^63 - 1 bytes
      * @throws OutOfMemoryError         if the system refuses the memory
      * @throws io.puna.tensor.DeviceException if the device refuses it
      */
@@ -97,8 +101,11 @@ public final class KvCache implements AutoCloseable {
         Checks.range(keyValueHeads, "keyValueHeads", 1, Integer.MAX_VALUE);
         Checks.range(headWidth, "headWidth", 1, Integer.MAX_VALUE);
         Checks.range(capacity, "capacity", 1, Integer.MAX_VALUE);
-        if (Objects.requireNonNull(dtype, "dtype") != DType.F32 && dtype != DType.F16) {
-            throw Checks.unexpected("dtype", "F32 or F16", dtype);
+        if (Objects.requireNonNull(dtype, "dtype") != DType.F32 && dtype != DType.F16 && dtype != DType.Q8_0) {
+            throw Checks.unexpected("dtype", "F32, F16 or Q8_0", dtype);
+        }
+        if (headWidth % dtype.blockElements() != 0) {
+            throw Checks.unexpected("headWidth", "a multiple of " + dtype.blockElements() + ", the block of " + dtype, headWidth);
         }
         long bytes = bytes(layers, keyValueHeads, headWidth, capacity, dtype);
         return new KvCache(device, layers, keyValueHeads, headWidth, capacity, dtype, bytes);

@@ -32,12 +32,15 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 @Timeout(value = 60, unit = TimeUnit.SECONDS)
 class SessionTest {
     private static final java.nio.file.Path MODEL =
             TestData.repository().resolve("java-api/src/test/resources/fixtures/gguf/f32.gguf");
+    private static final java.nio.file.Path WIDE_HEADS =
+            TestData.repository().resolve("java-api/src/test/resources/fixtures/models/gqa2-head128");
     private static LlamaModel model;
 
     @BeforeAll
@@ -149,11 +152,15 @@ class SessionTest {
         }
     }
 
-    @Test
-    void aCacheOfHalfTheMemoryGivesNearlyTheSameLogits() throws IOException {
-        int[] prompt = prompt(50, 9);
-        try (LlamaModel half = LlamaModel.open(MODEL, ModelOptions.defaults().withCacheType(DType.F16).withContextLength(600));
-                Session session = half.newSession(); Session full = model.newSession()) {
+    /** Ten times what rounding changes a number by: half a unit in the last place of F16, 1 / 254 of the largest of a block. */
+    @ParameterizedTest
+    @CsvSource({"F16, 5e-3", "Q8_0, 4e-2"})
+    void aSmallerCacheGivesNearlyTheSameLogits(DType type, double most) throws IOException {
+        int[] prompt = new Random(9).ints(50, 0, 67).toArray();
+        ModelOptions options = ModelOptions.defaults().withContextLength(600);
+        try (LlamaModel exact = LlamaModel.open(WIDE_HEADS, options);
+                LlamaModel rounded = LlamaModel.open(WIDE_HEADS, options.withCacheType(type));
+                Session session = rounded.newSession(); Session full = exact.newSession()) {
             float[] got = session.logits(prompt);
             float[] want = full.logits(prompt);
             double difference = 0;
@@ -162,8 +169,26 @@ class SessionTest {
                 difference += Math.pow(got[i] - want[i], 2);
                 norm += Math.pow(want[i], 2);
             }
-            assertThat(Math.sqrt(difference / norm)).isBetween(1e-9, 5e-3);
+            assertThat(Math.sqrt(difference / norm)).isBetween(1e-9, most);
         }
+    }
+
+    @Test
+    void aQuantisedCacheGivesTheSameBitsHoweverAPromptIsCut() throws IOException {
+        int[] prompt = new Random(9).ints(50, 0, 67).toArray();
+        ModelOptions options = ModelOptions.defaults().withContextLength(600).withCacheType(DType.Q8_0);
+        try (LlamaModel one = LlamaModel.open(WIDE_HEADS, options.withThreads(1));
+                LlamaModel cut = LlamaModel.open(WIDE_HEADS, options.withThreads(2).withStepTokens(7));
+                Session whole = one.newSession(); Session pieces = cut.newSession()) {
+            assertThat(pieces.logits(prompt)).isEqualTo(whole.logits(prompt));
+        }
+    }
+
+    @Test
+    void aCacheOfBlocksThatHeadsDoNotFillIsRefused() {
+        assertThatThrownBy(() -> LlamaModel.open(MODEL, ModelOptions.defaults().withCacheType(DType.Q8_0)))
+                .isInstanceOf(IllegalArgumentException.class)
+                .hasMessageStartingWith("cacheType: expected F32 or F16 for heads of ");
     }
 
     @Test

@@ -120,9 +120,9 @@ class AttentionTest {
         int[][][] stepsOfSequences = {{{5, 3}, {1, 1}, {70, 1}}, {{1, 1, 1}}, {{2, 40, 9}, {33, 2, 1}}};
         try (Device device = cpu.open()) {
             for (int[][] steps : stepsOfSequences) {
-                for (DType dtype : List.of(DType.F32, DType.F16)) {
+                for (DType dtype : List.of(DType.F32, DType.F16, DType.Q8_0)) {
                     for (int window : new int[] {0, 6}) {
-                        caches(device, layers, new int[] {6, 2, 16}, steps, dtype, window);
+                        caches(device, layers, new int[] {6, 2, dtype == DType.Q8_0 ? 32 : 16}, steps, dtype, window);
                     }
                 }
             }
@@ -243,12 +243,29 @@ class AttentionTest {
         }
     }
 
+    private static void quantise(double[] row, int from) {
+        float largest = 0;
+        for (int i = from; i < from + 32; i++) {
+            largest = (float) Math.max(largest, Math.abs(row[i]));
+        }
+        float d = Float.float16ToFloat(Float.floatToFloat16(largest / 127));
+        for (int i = from; i < from + 32; i++) {
+            row[i] = d * Math.rint((float) row[i] * (127 / largest));
+        }
+    }
+
     private static double[][] stored(Tensor tensor, DType dtype) {
         double[][] values = Fixtures.values(tensor);
         if (dtype == DType.F16) {
             for (double[] row : values) {
                 for (int i = 0; i < row.length; i++) {
                     row[i] = Float.float16ToFloat(Float.floatToFloat16((float) row[i]));
+                }
+            }
+        } else if (dtype == DType.Q8_0) {
+            for (double[] row : values) {
+                for (int i = 0; i < row.length; i += 32) {
+                    quantise(row, i);
                 }
             }
         }
