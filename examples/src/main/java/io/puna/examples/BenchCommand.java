@@ -25,7 +25,7 @@ import picocli.CommandLine.Spec;
         sortOptions = false, usageHelpAutoWidth = true,
         description = {"Measures how many tokens a second a model reads and writes.",
             "Each run computes a prompt of random tokens (prefill), then generates one token after the other (decode), with nothing"
-                    + " cached. A first run warms up and is not counted.",
+                    + " cached. Two seconds of runs, or one longer run, warm up and are not counted.",
             "Against llama-bench, which starts both with an empty cache, so does Puna; runs of all programs take turns."},
         footerHeading = "%nExamples:%n",
         footer = {
@@ -36,6 +36,8 @@ import picocli.CommandLine.Spec;
             "  puna bench --model model.gguf --busy 1 --against java-llama.cpp"})
 final class BenchCommand implements Callable<Integer> {
     private static final int MOST_SEQUENCES = 1024;
+    /** By then Java's compiler has seen what is hot: a step of a tiny model is mostly Java. */
+    private static final long WARM_UP_NANOS = 2_000_000_000;
 
     @Spec
     private CommandSpec spec;
@@ -166,7 +168,10 @@ final class BenchCommand implements Callable<Integer> {
         Progress progress = new Progress(spec.commandLine().getErr());
         try {
             progress.show("warming up");
-            own.contestant.run();
+            long warm = System.nanoTime() + WARM_UP_NANOS;
+            do {
+                own.contestant.run();
+            } while (System.nanoTime() < warm);
             for (int i = 0; i < repeat; i++) {
                 progress.show("run " + (i + 1) + " of " + repeat);
                 for (Entry entry : entries) {
