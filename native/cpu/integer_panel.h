@@ -121,34 +121,35 @@ PUNA_INLINE void put_nibbles(bool bytes, panel_row *q, int k, int distance, ivec
     ivec_store(q[(k + distance) / 2 + 1], ivec_shr_u16(a, 12));
 }
 
-/* Fetches the part-th of parts of the bytes that a block of VEC_WIDTH rows takes. */
-PUNA_INLINE void fetch(int32_t dtype, const char *next, int part, int parts) {
-    const int64_t bytes = VEC_WIDTH * bytes_of(dtype) / parts;
+/* Fetches the part-th of parts of the bytes from next on. */
+PUNA_INLINE void fetch(const char *next, int64_t bytes, int part, int parts) {
+    bytes /= parts;
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(next + part * bytes + i, 0, 2);
 }
 
 /*
- * The quants of a block of VEC_WIDTH rows, stride bytes apart, to q. Meanwhile as many bytes from next on are fetched, little by
+ * The quants of a block of VEC_WIDTH rows, stride bytes apart, to q. Meanwhile ahead bytes from next on are fetched, little by
  * little: all at once they would be waited for.
  */
-PUNA_INLINE void pack_quants(int32_t dtype, bool bytes, panel_row *q, const char *block, int64_t stride, const char *next) {
+PUNA_INLINE void pack_quants(int32_t dtype, bool bytes, panel_row *q, const char *block, int64_t stride, const char *next,
+                             int64_t ahead) {
     const int step = bytes ? 4 : 2; /* elements of a panel row */
     ivec a[4], b[4], h[4];
     if (dtype == PUNA_DTYPE_Q8_0) {
         for (int part = 0; part < 32; part += 16) {
-            fetch(dtype, next, part / 16, 2);
+            fetch(next, ahead, part / 16, 2);
             ivec_columns(a, block + offsetof(puna_q8_0, q) + part, stride);
             for (int c = 0; c < 4; c++) put(true, bytes, q, part + 4 * c, a[c]);
         }
     } else if (dtype == PUNA_DTYPE_Q4_0) {
-        fetch(dtype, next, 0, 1);
+        fetch(next, ahead, 0, 1);
         ivec_columns(a, block + offsetof(puna_q4_0, q), stride);
         for (int c = 0; c < 4; c++) put_nibbles(bytes, q, 4 * c, 16, a[c]);
     } else if (dtype == PUNA_DTYPE_Q4_K) {
         block += offsetof(puna_q4_k, q);
         for (int j = 0; j < 4; j++, block += 32, q += 64 / step) /* 32 bytes: a group of 32 in the low halves, one in the high */
             for (int part = 0; part < 32; part += 16) {
-                fetch(dtype, next, 2 * j + part / 16, 8);
+                fetch(next, ahead, 2 * j + part / 16, 8);
                 ivec_columns(a, block + part, stride);
                 for (int c = 0; c < 4; c++) put_nibbles(bytes, q, part + 4 * c, 32, a[c]);
             }
@@ -156,7 +157,7 @@ PUNA_INLINE void pack_quants(int32_t dtype, bool bytes, panel_row *q, const char
         const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
         for (int half = 0; half < 2; half++, q += 128 / step)
             for (int part = 0; part < 32; part += 16) { /* 16 bytes of high bits serve four stretches of 16 elements */
-                fetch(dtype, next, 2 * half + part / 16, 4);
+                fetch(next, ahead, 2 * half + part / 16, 4);
                 ivec_columns(a, block + 64 * half + part, stride);
                 ivec_columns(b, block + 64 * half + 32 + part, stride);
                 ivec_columns(h, block + offsetof(puna_q6_k, high) + 32 * half + part, stride);
@@ -228,16 +229,16 @@ PUNA_INLINE void pack_scales(const int32_t dtype, factors *to, const char *rows,
     }
 }
 
-/* All of a panel; as many bytes from next on are fetched. */
+/* All of a panel; half as many bytes from next on are fetched. */
 PUNA_INLINE void pack(const int32_t dtype, const bool bytes, panel *to, const char *rows, int64_t stride, int64_t depth,
                       const char *next) {
-    const int64_t elements = elements_of(dtype), block_bytes = bytes_of(dtype);
+    const int64_t elements = elements_of(dtype), block_bytes = bytes_of(dtype), ahead = VEC_WIDTH * block_bytes / 2;
     pack_halves(dtype, &to->factors, rows, stride, depth);
     for (int v = 0; v < VECTORS; v++) {
         panel_row *q = (panel_row *)(to->q[0] + v * VEC_WIDTH);
         const char *block = rows + v * VEC_WIDTH * stride;
-        for (int64_t b = 0; b < depth / elements; b++, q += elements / (bytes ? 4 : 2), next += VEC_WIDTH * block_bytes)
-            pack_quants(dtype, bytes, q, block + b * block_bytes, stride, next);
+        for (int64_t b = 0; b < depth / elements; b++, q += elements / (bytes ? 4 : 2), next += ahead)
+            pack_quants(dtype, bytes, q, block + b * block_bytes, stride, next, ahead);
     }
     pack_scales(dtype, &to->factors, rows, stride, depth);
 }

@@ -74,7 +74,8 @@ PUNA_INLINE void pack_tiles(const int32_t dtype, tile_panel *to, const char *row
                             const char *next) {
     pack_halves(dtype, &to->factors, rows, stride, depth);
     for (int64_t b = 0; b < depth / elements_of(dtype); b++, next += VEC_WIDTH * bytes_of(dtype))
-        pack_quants(dtype, true, to->q + b * elements_of(dtype) / 4, rows + b * bytes_of(dtype), stride, next);
+        pack_quants(dtype, true, to->q + b * elements_of(dtype) / 4, rows + b * bytes_of(dtype), stride, next,
+                    VEC_WIDTH * bytes_of(dtype));
     const int shift = offset_shift(dtype, true);
     for (int64_t k = 0; k < depth / 4 && shift > 0; k++)
         ivec_store(to->q[k], ivec_sub_i8(ivec_load(to->q[k]), ivec_set1(0x01010101 << shift)));
