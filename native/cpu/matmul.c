@@ -99,9 +99,14 @@ PUNA_INLINE void store_sums(const int R, const int N, float *y, int64_t y_stride
     }
 }
 
-/* y[r, g] (= or +=) x[r] . w[g] for R rows of x and the first N <= G of G rows of w; the others repeat the last. */
+/*
+ * y[r, g] (= or +=) x[r] . w[g] for R rows of x and the first N <= G of G rows of w; the others repeat the last. fetch: the next
+ * G rows are fetched ahead. They begin on pages that no hardware prefetcher looks at yet, and finding a page takes longer than
+ * a row lasts, so each page is touched far before.
+ */
 PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, int64_t y_stride, const char *w,
-                             int64_t row_bytes, const float *x, int64_t x_stride, int64_t K, int64_t N, bool accumulate) {
+                             int64_t row_bytes, const float *x, int64_t x_stride, int64_t K, int64_t N, bool accumulate,
+                             bool fetch) {
     const void *w_g[12];
     vec acc[ACCUMULATORS];
     for (int g = 0; g < G; g++) w_g[g] = w + puna_min(g, N - 1) * row_bytes;
@@ -110,8 +115,11 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
         int64_t k = 0;
         const int64_t size = dtype == PUNA_DTYPE_F32 ? 4 : 2;
         for (; k + VEC_WIDTH <= K; k += VEC_WIDTH) {
-            if (R == 1 && k * size % 64 == 0) /* the next rows begin on pages that no hardware prefetcher looks at yet */
+            if (fetch && k * size % 64 == 0) {
                 for (int g = 0; g < G; g++) __builtin_prefetch((const char *)w_g[g] + G * row_bytes + k * size, 0, 2);
+                if (k * size % 4096 == 0)
+                    for (int g = 0; g < G; g++) __builtin_prefetch((const char *)w_g[g] + PANEL * row_bytes + k * size, 0, 2);
+            }
             multiply_step(dtype, R, G, acc, x + k, x_stride, w_g, k);
         }
         if (k < K) { /* tail of the summed dimension */
@@ -142,7 +150,7 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
 #define DIRECT_TILES(R, G)                                                                                                    \
     for (int64_t g = 0; g < some_N; g += G)                                                                                   \
         direct_tile(dtype, R, G, y + r * y_stride + n + g, y_stride, w + (n + g) * row_bytes, row_bytes, x + r * x_stride,    \
-                    x_stride, K, some_N - g, accumulate);
+                    x_stride, K, some_N - g, accumulate, r == 0);
 
 /* A dozen rows of w at a time, which stay in the cache for all rows of x. */
 PUNA_INLINE void direct_rows(int32_t dtype, float *y, int64_t y_stride, const char *w, int64_t row_bytes, const float *x,
