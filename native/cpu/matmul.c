@@ -10,8 +10,8 @@
  * every four rows of x that this serves whole batches.
  *
  * MANY ROWS (prompts) are bound by arithmetic: PANEL rows of w are decoded DEPTH elements deep into the thread's workspace,
- * once for all rows of x in the share, and multiplied in register tiles of 12 accumulators, which wait in the workspace
- * between one depth and the next.
+ * once for all rows of x in the share, and multiplied in register tiles, whose accumulators wait in the workspace between one
+ * depth and the next.
  *
  * WHAT WAS TRIED, one thread of a Zen 4 at 118 GFLOP/s (AVX2) and 20 GB/s, busy with other work, N = 5632, K = 2048:
  *   1 row    F32 2.2 ms (21 GB/s), F16 1.2 ms (19), Q8_0 1.4 ms (8.8), Q4_0 and Q4_K 1.45 ms (4.5), Q6_K 1.9 ms (5)
@@ -23,12 +23,16 @@
  *            ROW_BLOCK 64 to 256 alike
  *   AVX-512  many rows 50 GFLOP/s while GCC loaded x for every multiply-add, 80 with vec_keep; Q8_0 of 2 rows 1.4 ms. Tiles of
  *            6 x 4 in place of 4 x 3: 24 rows of F32 as before, 48 a twelfth faster, F16 and BF16 a tenth (a busy Granite Rapids)
+ *   sums     of a tile added up eight at a time and stored as vectors right after the last depth, where each was a vec_hsum read
+ *            back from the workspace (a Granite Rapids): 256 rows, K of 288, 27 % faster with AVX-512 and 12 % with AVX2; K of 512
+ *            16 and 5 %, K of 2048 0 to 6 % and nothing. Rows of 3 sums copied from where they straddle two vectors: a third slower
+ *   3 products of (64, 64) and one row, two threads: 1.2 us shared out, 0.75 on the caller
  */
 #include "decode.h"
 #include "kernels.h"
 #include "products.h"
 
-/* A tile of R rows of x and N of w has R * N accumulators, which with the fewer of its other vectors and one more fill the registers. */
+/* A tile of R rows of x and N of w has R * N accumulators, which fill the registers with the fewer of its other vectors and one. */
 #if defined(PUNA_VARIANT_AVX512)
 enum { TILE_ROWS = 6, ACCUMULATORS = 24 };
 #else
@@ -68,9 +72,41 @@ PUNA_INLINE void multiply_step(int32_t dtype, const int R, const int N, vec acc[
     }
 }
 
-/* y[r, g] (= or +=) x[r] . w[g] for R rows of x and the first N <= G of G rows of w; the others repeat the last. */
+/*
+ * y[r, n] (= or +=) the sum of the lanes of acc[r, n], for R rows and the first columns of N. Rows of 3 and of 6 are filled up to
+ * 4 and 8, so that each is copied out of one stored vector, which the processor need not wait for.
+ */
+PUNA_INLINE void store_sums(const int R, const int N, float *y, int64_t y_stride, const vec acc[ACCUMULATORS], int64_t columns,
+                            bool accumulate) {
+    const int width = N == 3 ? 4 : N == 6 ? 8 : N;
+    float sums[32];
+    for (int i = 0; i < R * width; i += 8) {
+        vec some[8];
+        for (int j = 0; j < 8; j++) {
+            int r = (i + j) / width, n = (i + j) % width;
+            some[j] = r < R && n < N ? acc[r * N + n] : vec_zero();
+        }
+        vec_hsum8(sums + i, some);
+    }
+    for (int r = 0; r < R; r++, y += y_stride) {
+        if (accumulate) {
+            for (int n = 0; n < N && n < columns; n++) y[n] += sums[r * width + n];
+        } else if (columns >= N) {
+            memcpy(y, sums + r * width, (size_t)N * sizeof(float));
+        } else {
+            for (int n = 0; n < columns; n++) y[n] = sums[r * width + n];
+        }
+    }
+}
+
+/*
+ * y[r, g] (= or +=) x[r] . w[g] for R rows of x and the first N <= G of G rows of w; the others repeat the last. fetch: the next
+ * G rows are fetched ahead. They begin on pages that no hardware prefetcher looks at yet, and finding a page takes longer than
+ * a row lasts, so each page is touched far before.
+ */
 PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, int64_t y_stride, const char *w,
-                             int64_t row_bytes, const float *x, int64_t x_stride, int64_t K, int64_t N, bool accumulate) {
+                             int64_t row_bytes, const float *x, int64_t x_stride, int64_t K, int64_t N, bool accumulate,
+                             bool fetch) {
     const void *w_g[12];
     vec acc[ACCUMULATORS];
     for (int g = 0; g < G; g++) w_g[g] = w + puna_min(g, N - 1) * row_bytes;
@@ -79,8 +115,11 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
         int64_t k = 0;
         const int64_t size = dtype == PUNA_DTYPE_F32 ? 4 : 2;
         for (; k + VEC_WIDTH <= K; k += VEC_WIDTH) {
-            if (R == 1 && k * size % 64 == 0) /* the next rows begin on pages that no hardware prefetcher looks at yet */
+            if (fetch && k * size % 64 == 0) {
                 for (int g = 0; g < G; g++) __builtin_prefetch((const char *)w_g[g] + G * row_bytes + k * size, 0, 2);
+                if (k * size % 4096 == 0)
+                    for (int g = 0; g < G; g++) __builtin_prefetch((const char *)w_g[g] + PANEL * row_bytes + k * size, 0, 2);
+            }
             multiply_step(dtype, R, G, acc, x + k, x_stride, w_g, k);
         }
         if (k < K) { /* tail of the summed dimension */
@@ -104,18 +143,14 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
                     }
         }
     }
-    for (int r = 0; r < R; r++)
-        for (int g = 0; g < G && g < N; g++) {
-            float sum = vec_hsum(acc[r * G + g]);
-            y[r * y_stride + g] = accumulate ? y[r * y_stride + g] + sum : sum;
-        }
+    store_sums(R, G, y, y_stride, acc, N, accumulate);
 }
 
 /* R rows of x against N rows of w. */
 #define DIRECT_TILES(R, G)                                                                                                    \
     for (int64_t g = 0; g < some_N; g += G)                                                                                   \
         direct_tile(dtype, R, G, y + r * y_stride + n + g, y_stride, w + (n + g) * row_bytes, row_bytes, x + r * x_stride,    \
-                    x_stride, K, some_N - g, accumulate);
+                    x_stride, K, some_N - g, accumulate, r == 0);
 
 /* A dozen rows of w at a time, which stay in the cache for all rows of x. */
 PUNA_INLINE void direct_rows(int32_t dtype, float *y, int64_t y_stride, const char *w, int64_t row_bytes, const float *x,
@@ -159,38 +194,52 @@ static void decode_panel(float *panel, const char *w, int64_t row_bytes, int32_t
     }
 }
 
+/* What a panel is multiplied with and where its sums go: y[r, :columns] (= or +=), after the last depth. */
+typedef struct panel_job {
+    const float *x;
+    int64_t x_stride, rows;
+    float *y;
+    int64_t y_stride, columns;
+    bool accumulate, first, last;
+} panel_job;
+
 /*
- * Continues R x N sums over one depth: acc[r, n] += x[r, :depth] . panel[n, :depth]. The accumulators of row r and panel row n
- * wait at sums + (r * PANEL + n) * VEC_WIDTH in between; first: they start at zero.
+ * Continues R x N sums over one depth: acc[r, n] += x[r, :depth] . panel[n, :depth], for rows of x from r0 and of the panel from
+ * n0. The accumulators of row r and panel row n wait at sums + (r * PANEL + n) * VEC_WIDTH between one depth and the next.
  */
-PUNA_INLINE void tile(const int R, const int N, float *sums, const float *x, int64_t x_stride, const float *panel,
-                      int64_t depth, bool first) {
+PUNA_INLINE void tile(const panel_job *j, const int R, const int N, int64_t r0, int n0, float *sums, const float *panel,
+                      int64_t depth) {
+    const float *x = j->x + r0 * j->x_stride;
     vec acc[ACCUMULATORS];
+    sums += (r0 * PANEL + n0) * VEC_WIDTH;
+    panel += n0 * DEPTH;
     for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++)
-            acc[r * N + n] = first ? vec_zero() : vec_load(sums + (r * PANEL + n) * VEC_WIDTH);
+            acc[r * N + n] = j->first ? vec_zero() : vec_load(sums + (r * PANEL + n) * VEC_WIDTH);
     const void *w[12];
     for (int n = 0; n < N; n++) w[n] = panel + n * DEPTH;
     int64_t k = 0;
-    for (; k + VEC_WIDTH <= depth; k += VEC_WIDTH) multiply_step(PUNA_DTYPE_F32, R, N, acc, x + k, x_stride, w, k);
+    for (; k + VEC_WIDTH <= depth; k += VEC_WIDTH) multiply_step(PUNA_DTYPE_F32, R, N, acc, x + k, j->x_stride, w, k);
     if (k < depth) { /* tail of the summed dimension */
         for (int r = 0; r < R; r++) {
-            vec x_r = vec_load_partial(x + r * x_stride + k, depth - k);
+            vec x_r = vec_load_partial(x + r * j->x_stride + k, depth - k);
             for (int n = 0; n < N; n++) acc[r * N + n] = vec_fma(x_r, vec_load(panel + n * DEPTH + k), acc[r * N + n]);
         }
     }
-    for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++) vec_store(sums + (r * PANEL + n) * VEC_WIDTH, acc[r * N + n]);
+    if (j->last) {
+        store_sums(R, N, j->y + r0 * j->y_stride + n0, j->y_stride, acc, j->columns - n0, j->accumulate);
+    } else {
+        for (int r = 0; r < R; r++)
+            for (int n = 0; n < N; n++) vec_store(sums + (r * PANEL + n) * VEC_WIDTH, acc[r * N + n]);
+    }
 }
 
 /* R rows of x against all panel rows, N at a time. */
 #define PANEL_TILES(R, N)                                                                                                     \
-    for (int n = 0; n < PANEL; n += N)                                                                                        \
-        tile(R, N, sums + (r * PANEL + n) * VEC_WIDTH, x + r * x_stride, x_stride, panel + n * DEPTH, depth, first);
+    for (int n = 0; n < PANEL; n += N) tile(j, R, N, r, n, sums, panel, depth);
 
-static void multiply_panel(float *sums, const float *x, int64_t x_stride, int64_t rows, const float *panel, int64_t depth,
-                           bool first) {
-    int64_t r = 0;
+static void multiply_panel(const panel_job *j, float *sums, const float *panel, int64_t depth) {
+    int64_t rows = j->rows, r = 0;
 #if defined(PUNA_VARIANT_AVX512)
     for (; r + 6 <= rows; r += 6) PANEL_TILES(6, 4)
     switch (rows - r) {
@@ -239,20 +288,19 @@ static void many_rows(const call *c, int32_t p, int64_t n0, int64_t N, int64_t r
         int64_t panel_N = puna_min(PANEL, n0 + N - n);
         const char *w = (const char *)c->w[p] + n * row_bytes;
         for (int64_t r = 0; r < rows; r += ROW_BLOCK) {
-            int64_t block_rows = puna_min(ROW_BLOCK, rows - r);
+            panel_job j = {.x_stride = c->x_stride, .rows = puna_min(ROW_BLOCK, rows - r), .y_stride = product->y_stride};
+            j.y = c->y[p] + (r0 + r) * product->y_stride + n;
+            j.columns = panel_N;
+            j.accumulate = product->accumulate;
             for (int64_t k = 0; k < c->K; k += DEPTH) {
                 int64_t depth = puna_min(DEPTH, c->K - k);
                 int64_t next = k + depth < c->K ? puna_row_bytes(product->w_dtype, depth)
                                                 : PANEL * row_bytes - puna_row_bytes(product->w_dtype, k);
                 decode_panel(panel, w, row_bytes, product->w_dtype, k, depth, panel_N, next);
-                multiply_panel(sums, x + r * c->x_stride + k, c->x_stride, block_rows, panel, depth, k == 0);
-            }
-            for (int64_t i = 0; i < block_rows; i++) {
-                float *y = c->y[p] + (r0 + r + i) * product->y_stride + n;
-                for (int64_t j = 0; j < panel_N; j++) {
-                    float sum = vec_hsum(vec_load(sums + (i * PANEL + j) * VEC_WIDTH));
-                    y[j] = product->accumulate ? y[j] + sum : sum;
-                }
+                j.x = x + r * c->x_stride + k;
+                j.first = k == 0;
+                j.last = k + depth == c->K;
+                multiply_panel(&j, sums, panel, depth);
             }
         }
     }
@@ -290,6 +338,6 @@ puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul
     c.workspace = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
 
     c.shares = share_products(context, products, count, rows, row_cycles(rows, K), PANEL, TILE_ROWS);
-    puna_parallel(context, c.shares.first[count], run_share, &c);
+    run_product_shares(context, &c.shares, count, run_share, &c);
     return PUNA_STATUS_OK;
 }

@@ -7,6 +7,7 @@
 typedef struct product_shares {
     int64_t N, rows;    /* rows of one product's w, and rows of x, that one share multiplies                        */
     int64_t row_shares; /* shares along the rows of x                                                               */
+    bool one;           /* all of them together are not worth more than one share: they run on the caller           */
     int64_t first[PUNA_MATMUL_MAX_PRODUCTS + 1];
 } product_shares;
 
@@ -32,6 +33,7 @@ static inline product_shares share_products(const puna_context *context, const p
         s.rows = puna_ceil_div(puna_ceil_div(rows, puna_max(parts, 1)), row_unit) * row_unit;
     }
     s.row_shares = puna_ceil_div(rows, s.rows);
+    s.one = (double)total_N * row_cycles <= SHARE_CYCLES;
     s.first[0] = 0;
     for (int32_t p = 0; p < count; p++) s.first[p + 1] = s.first[p] + puna_ceil_div(products[p].N, s.N) * s.row_shares;
     return s;
@@ -53,6 +55,13 @@ static inline product_share find_share(const product_shares *s, const puna_matmu
     found.r = share % s->row_shares * s->rows;
     found.rows = puna_min(s->rows, rows - found.r);
     return found;
+}
+
+/* Runs body for every share, as puna_parallel, which is not asked where several products are less work than one share. */
+static inline void run_product_shares(puna_context *context, const product_shares *s, int32_t count, puna_share_body body,
+                                      void *arguments) {
+    if (!s->one) puna_parallel(context, s->first[count], body, arguments);
+    else for (int64_t share = 0; share < s->first[count]; share++) body(arguments, share, 0);
 }
 
 #endif
