@@ -423,7 +423,7 @@ puna_status PUNA_KERNEL(matmul_integer_forward)(puna_context *context, const pun
         c.spaces += one_row_bytes(K);
         round_one_row(&c);
         c.shares = share_products(context, products, count, 1, row_cycles(1, K), PANEL, 1);
-        puna_parallel(context, c.shares.first[count], multiply_one_share, &c);
+        run_product_shares(context, &c.shares, count, multiply_one_share, &c);
         return PUNA_STATUS_OK;
     }
     if (any_uses(products, count, activations, true)) {
@@ -444,12 +444,12 @@ puna_status PUNA_KERNEL(matmul_integer_forward)(puna_context *context, const pun
         memset(c.spaces - last, 0, (size_t)last); /* for rows that fill up the last tile                            */
         puna_parallel(context, puna_ceil_div(rows, c.round_rows), round_share, &c);
         c.shares = share_products(context, products, count, rows, row_cycles(rows, K) / 2, PANEL, TILE_ROWS);
-        puna_parallel(context, c.shares.first[count], multiply_tiles_share, &c);
+        run_product_shares(context, &c.shares, count, multiply_tiles_share, &c);
         return PUNA_STATUS_OK;
     }
 #endif
     puna_parallel(context, puna_ceil_div(rows, c.round_rows), round_share, &c);
     c.shares = share_products(context, products, count, rows, row_cycles(rows, K), PANEL, TILE);
-    puna_parallel(context, c.shares.first[count], multiply_share, &c);
+    run_product_shares(context, &c.shares, count, multiply_share, &c);
     return PUNA_STATUS_OK;
 }
