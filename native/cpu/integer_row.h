@@ -5,11 +5,15 @@
  * row by row, a group's lanes added up many groups at a time, and wait in the workspace until lanes are rows again. On AVX-512
  * x is two signed bytes a number, 256 * high + low: two byte products of 64 elements cost less than unpacking to words.
  *
- * MEASURED on a quiet two-core Granite Rapids, N = 5632, K = 2048, int16 on AVX-512; cold weights on 4 KiB pages, two threads,
- * 26 GB/s of reads: through panels Q8_0 18 GB/s, Q4_K 14.5, Q6_K 16; row by row of words 20 and 14, of bytes 19 and 15, and with
- * pages looked up far ahead, for a page walk takes longer than a row, 21.7, 19.5 and 18.5. With huge pages 25 and 21. Lines fetched
- * 1 KB ahead or by the hardware alone: a tenth to a quarter slower. From the second-level cache one thread does 36, 20 and 21; AVX2
- * 29, 14 and 11.5.
+ * MEASURED on a quiet two-core Granite Rapids, N = 5632, K = 2048, int16 on AVX-512, cold weights, two threads, Q8_0, Q4_K, Q6_K:
+ *   1  through panels, as several rows are                                                       18, 14.5, 16 GB/s of 26
+ *   2  row by row, of words                                                                      20, 14
+ *   3  of bytes; lines called 4 KB ahead, pages 32 KB ahead: a page walk takes longer than a row 21.7, 19.5, 18.5
+ *   4  lines called evenly, while groups are added up too, into the second cache; a thread's
+ *      shares one after another in memory (products.h), so that what one calls serves the next   25.9, 24.5, 26.4 of 29
+ *      K = 5632, where groups had come in two parts: from 20.1, 19.6, 18.9 to                     25, 25, 26
+ * By itself one thread went from 12.0, 11.9 and 12.4 to 14.0, 13.6 and 13.5 of 15. From the second cache it does 27, 17 and 19.
+ * Calling into the first cache instead, or 4 KB ahead all along: 5 to 10 % slower; the first lines of a share in one go: no gain.
  */
 #ifndef PUNA_INTEGER_ROW_H
 #define PUNA_INTEGER_ROW_H
@@ -17,9 +21,10 @@
 #include "integer_panel.h"
 
 enum {
-    GROUPS = 128,       /* of x that meet a panel, row by row                                                       */
-    AHEAD = 4096,       /* bytes from where w is read to where it is fetched                                        */
-    PAGES_AHEAD = 32768 /* and to where pages are looked up                                                         */
+    GROUPS = 512,       /* of x that meet a panel, row by row                                                       */
+    AHEAD = 8192,       /* bytes from where w is read to where it is fetched, when a panel's integers are done      */
+    ADDING = 5,         /* the part, one in so many, of a panel's bytes that is fetched while its groups are added  */
+    PAGES_AHEAD = 32768 /* bytes from where w is fetched to where pages are looked up                               */
 };
 
 /* A rounded row of x. */
@@ -144,14 +149,24 @@ PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const ch
 /* What the products of a group have too much when unsigned quants, as multiply_groups takes them, are less an offset 2^shift. */
 PUNA_INLINE int one_row_shift(int32_t dtype) { return offset_shift(dtype, VEC_WIDTH == 16); }
 
+/*
+ * Fetches the next bytes of w. What is called here stays the same distance ahead, on average: the processor reads no memory while
+ * it adds groups up unless it is told to.
+ */
+PUNA_INLINE void fetch_ahead(const char **ahead, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(*ahead + i, 0, 2);
+    __builtin_prefetch(*ahead + PAGES_AHEAD, 0, 2);
+    *ahead += bytes;
+}
+
 /* The integer products of a row of w, from a block on, and G groups of x. */
-PUNA_INLINE void multiply_row(const int32_t dtype, const int digits, int32_t *to, const char *w, x_row x, int G) {
+PUNA_INLINE void multiply_row(const int32_t dtype, const int digits, int32_t *to, const char *w, x_row x, int G,
+                              const char **ahead) {
     const int per_block = (int)elements_of(dtype) / group_of(dtype), shift = one_row_shift(dtype);
     const int64_t block_bytes = bytes_of(dtype), step_bytes = VEC_WIDTH * block_bytes / per_block;
     for (int g = 0; g < G; g += VEC_WIDTH) {
         const char *block = w + g / per_block * block_bytes;
-        for (int64_t i = 0; i < step_bytes; i += 64) __builtin_prefetch(block + AHEAD + i);
-        __builtin_prefetch(block + PAGES_AHEAD, 0, 2);
+        fetch_ahead(ahead, step_bytes - step_bytes / ADDING);
         ivec q = G - g >= VEC_WIDTH ? multiply_groups(dtype, digits, block, x, g, VEC_WIDTH)
                                     : multiply_groups(dtype, digits, block, x, g, G - g);
         if (shift != 0) q = ivec_sub(q, ivec_shl(ivec_load(x.sums + g), shift));
@@ -161,12 +176,13 @@ PUNA_INLINE void multiply_row(const int32_t dtype, const int digits, int32_t *to
 
 /* y (PANEL) += what depth elements gave: PANEL rows of w, stride bytes apart, against groups from g on. */
 PUNA_INLINE void add_groups(const int32_t dtype, vec y[VECTORS], row_space *space, const char *rows, int64_t stride, x_row x,
-                            int g, int64_t depth) {
+                            int g, int64_t depth, const char **ahead) {
     factors *f = &space->factors;
     pack_halves(dtype, f, rows, stride, depth);
     pack_scales(dtype, f, rows, stride, depth);
     const int G = (int)depth / group_of(dtype);
     for (int i = 0; i < G; i += 4) {
+        fetch_ahead(ahead, PANEL * 4 * bytes_of(dtype) * group_of(dtype) / elements_of(dtype) / ADDING);
         ivec q[VECTORS][4];
         for (int v = 0; v < VECTORS; v++)
             ivec_columns(q[v], (const char *)&space->q[v * VEC_WIDTH][g + i], sizeof space->q[0]);
@@ -187,6 +203,7 @@ PUNA_INLINE void multiply_one(const int32_t dtype, const int digits, float *y, c
                               int64_t K, int64_t N, bool accumulate, row_space *space) {
     const int group = group_of(dtype);
     const int64_t depth_bytes = DEPTH / elements_of(dtype) * bytes_of(dtype);
+    const char *ahead = w + AHEAD + PANEL * row_bytes / ADDING;
     for (int64_t n = 0; n < N; n += PANEL, w += PANEL * row_bytes) {
         const int64_t some_N = puna_min(PANEL, N - n);
         vec sums[VECTORS];
@@ -196,15 +213,16 @@ PUNA_INLINE void multiply_one(const int32_t dtype, const int digits, float *y, c
         for (int64_t k = 0; k < K; k += GROUPS * group) {
             const int64_t some_K = puna_min(GROUPS * group, K - k);
             for (int r = 0; r < PANEL; r++)
-                multiply_row(dtype, digits, space->q[r], w_k + puna_min(r, some_N - 1) * row_bytes, x_k, (int)(some_K / group));
+                multiply_row(dtype, digits, space->q[r], w_k + puna_min(r, some_N - 1) * row_bytes, x_k, (int)(some_K / group),
+                             &ahead);
             for (int64_t at = 0; at < some_K; at += DEPTH, w_k += depth_bytes) {
                 const int64_t depth = puna_min(DEPTH, some_K - at);
                 if (some_N == PANEL) {
-                    add_groups(dtype, sums, space, w_k, row_bytes, x_k, (int)(at / group), depth);
+                    add_groups(dtype, sums, space, w_k, row_bytes, x_k, (int)(at / group), depth, &ahead);
                 } else {
                     int64_t bytes = depth / elements_of(dtype) * bytes_of(dtype);
                     add_groups(dtype, sums, space, fill_up(space->rows, w_k, row_bytes, bytes, some_N), sizeof(row_part), x_k,
-                               (int)(at / group), depth);
+                               (int)(at / group), depth, &ahead);
                 }
             }
             x_k.minus_d_sum += GROUPS * group / 32, x_k.d += GROUPS, x_k.sums += GROUPS;

@@ -7,6 +7,7 @@
 typedef struct product_shares {
     int64_t N, rows;    /* rows of one product's w, and rows of x, that one share multiplies                        */
     int64_t row_shares; /* shares along the rows of x                                                               */
+    int32_t count, threads;
     bool one;           /* all of them together are not worth more than one share: they run on the caller           */
     int64_t first[PUNA_MATMUL_MAX_PRODUCTS + 1];
 } product_shares;
@@ -23,7 +24,7 @@ enum {
  */
 static inline product_shares share_products(const puna_context *context, const puna_matmul_product *products, int32_t count,
                                             int64_t rows, double row_cycles, int64_t unit, int64_t row_unit) {
-    product_shares s = {.rows = rows};
+    product_shares s = {.rows = rows, .count = count, .threads = context->threads};
     int64_t total_N = 0, wanted = (int64_t)SHARES_PER_THREAD * context->threads;
     for (int32_t p = 0; p < count; p++) total_N += products[p].N;
     int64_t worthwhile = (int64_t)(SHARE_CYCLES / row_cycles) + 1;
@@ -39,7 +40,10 @@ static inline product_shares share_products(const puna_context *context, const p
     return s;
 }
 
-/* What a share multiplies: rows [n, n + N) of the w of product p with rows [r, r + rows) of x. */
+/*
+ * What a share multiplies: rows [n, n + N) of the w of product p with rows [r, r + rows) of x. Threads take shares in turn, so
+ * every threads-th share follows in memory: what a thread has called ahead is then, mostly, what it goes on with.
+ */
 typedef struct product_share {
     int32_t p;
     int64_t n, N, r, rows;
@@ -48,6 +52,8 @@ typedef struct product_share {
 static inline product_share find_share(const product_shares *s, const puna_matmul_product *products, int64_t rows,
                                        int64_t share) {
     product_share found = {.p = 0};
+    const int64_t shares = s->first[s->count], turn = share % s->threads;
+    share = share / s->threads + turn * (shares / s->threads) + puna_min(turn, shares % s->threads);
     while (share >= s->first[found.p + 1]) found.p++;
     share -= s->first[found.p];
     found.n = share / s->row_shares * s->N;
