@@ -19,33 +19,38 @@
  *            7.4 ms, GCC unrolls it into scalars
  *   2 rows   through panels F16 3.1 ms, in registers 1.5 ms; Q8_0 3.4 and 1.8 ms
  *   16 rows  through panels F16 6.4 ms, in registers 5.2 ms; Q4_K in panels 7.2 ms, with software prefetch 5.1 ms
- *   128      F32 82 GFLOP/s, Q4_0 87, Q4_K 92 (70 to 78 % of the peak); DEPTH 256 to 768 alike, 1024 a tenth slower;
- *            ROW_BLOCK 64 to 256 alike
+ *   128      F32 82 GFLOP/s, Q4_0 87, Q4_K 92 (70 to 78 % of the peak); DEPTH 256 to 768 alike, 1024 a tenth slower
  *   AVX-512  many rows 50 GFLOP/s while GCC loaded x for every multiply-add, 80 with vec_keep; Q8_0 of 2 rows 1.4 ms. Tiles of
  *            6 x 4 in place of 4 x 3: 24 rows of F32 as before, 48 a twelfth faster, F16 and BF16 a tenth (a busy Granite Rapids)
  *   sums     of a tile added up eight at a time and stored as vectors right after the last depth, where each was a vec_hsum read
  *            back from the workspace (a Granite Rapids): 256 rows, K of 288, 27 % faster with AVX-512 and 12 % with AVX2; K of 512
  *            16 and 5 %, K of 2048 0 to 6 % and nothing. Rows of 3 sums copied from where they straddle two vectors: a third slower
+ *   x        met by 24 rows of w in turn, not 12, and its next rows fetched meanwhile (a Granite Rapids, one thread): F16 of 512
+ *            rows from 100 to 134 GFLOP/s of 235, K of 5632 from 112 to 145: there x is larger than the second cache; AVX2 80 to 94.
+ *            36 and 48 rows, DEPTH 384, ROW_BLOCK 96 to 256 alike. With all in the first cache a tile alone does 165 to 184
  *   3 products of (64, 64) and one row, two threads: 1.2 us shared out, 0.75 on the caller
  */
 #include "decode.h"
 #include "kernels.h"
 #include "products.h"
 
-/* A tile of R rows of x and N of w has R * N accumulators, which fill the registers with the fewer of its other vectors and one. */
+/*
+ * A tile of R rows of x and N of w has R * N accumulators, which fill the registers with the fewer of its other vectors and one.
+ * DEPTH: elements of K decoded together, a whole number of the largest block; a panel of them fills the first-level cache.
+ */
 #if defined(PUNA_VARIANT_AVX512)
-enum { TILE_ROWS = 6, ACCUMULATORS = 24 };
+enum { TILE_ROWS = 6, ACCUMULATORS = 24, DEPTH = 512 };
 #else
-enum { TILE_ROWS = 4, ACCUMULATORS = 12 };
+enum { TILE_ROWS = 4, ACCUMULATORS = 12, DEPTH = 256 };
 #endif
 
 enum {
     ONE_ROW_GROUP = 6, /* rows of w read side by side for one row of x                                              */
     PLAIN_DIRECT = 32, /* rows of x up to which w is decoded in registers: plain types,                             */
     BLOCK_DIRECT = 3,  /* block types                                                                               */
-    PANEL = 12,        /* rows of w decoded together: a multiple of every tile's width                              */
-    DEPTH = 512,       /* elements of K decoded together: a whole number of the largest block                       */
-    ROW_BLOCK = 256    /* rows of x that meet a decoded panel                                                       */
+    DIRECT_PANEL = 12, /* rows of w that all rows of x meet then before the next: a multiple of every tile's width  */
+    PANEL = 24,        /* rows of w decoded together, a multiple as well                                            */
+    ROW_BLOCK = 128    /* rows of x that meet a decoded panel                                                       */
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -116,9 +121,10 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
         const int64_t size = dtype == PUNA_DTYPE_F32 ? 4 : 2;
         for (; k + VEC_WIDTH <= K; k += VEC_WIDTH) {
             if (fetch && k * size % 64 == 0) {
-                for (int g = 0; g < G; g++) __builtin_prefetch((const char *)w_g[g] + G * row_bytes + k * size, 0, 2);
+                const char *at = w + k * size;
+                for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + G) * row_bytes, 0, 2);
                 if (k * size % 4096 == 0)
-                    for (int g = 0; g < G; g++) __builtin_prefetch((const char *)w_g[g] + PANEL * row_bytes + k * size, 0, 2);
+                    for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + DIRECT_PANEL) * row_bytes, 0, 2);
             }
             multiply_step(dtype, R, G, acc, x + k, x_stride, w_g, k);
         }
@@ -159,8 +165,8 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
 /* A dozen rows of w at a time, which stay in the cache for all rows of x. */
 PUNA_INLINE void direct_rows(int32_t dtype, float *y, int64_t y_stride, const char *w, int64_t row_bytes, const float *x,
                              int64_t x_stride, int64_t rows, int64_t K, int64_t N, bool accumulate) {
-    for (int64_t n = 0; n < N; n += PANEL) {
-        int64_t some_N = puna_min(PANEL, N - n), r = 0;
+    for (int64_t n = 0; n < N; n += DIRECT_PANEL) {
+        int64_t some_N = puna_min(DIRECT_PANEL, N - n), r = 0;
 #if defined(PUNA_VARIANT_AVX512)
         for (; r + 6 <= rows; r += 6) DIRECT_TILES(6, 4)
         switch (rows - r) {
@@ -209,7 +215,8 @@ typedef struct panel_job {
 
 /*
  * Continues R x N sums over one depth: acc[r, n] += x[r, :depth] . panel[n, :depth], for rows of x from r0 and of the panel from
- * n0. The accumulators of row r and panel row n wait at sums + (r * PANEL + n) * VEC_WIDTH between one depth and the next.
+ * n0. The accumulators of row r and panel row n wait at sums + (r * PANEL + n) * VEC_WIDTH between one depth and the next. The
+ * tiles of a panel fetch the next R rows of x between them.
  */
 PUNA_INLINE void tile(const panel_job *j, const int R, const int N, int64_t r0, int n0, float *sums, const float *panel,
                       int64_t depth) {
@@ -223,7 +230,10 @@ PUNA_INLINE void tile(const panel_job *j, const int R, const int N, int64_t r0, 
     const void *w[12];
     for (int n = 0; n < N; n++) w[n] = panel + n * DEPTH;
     int64_t k = 0;
-    for (; k + VEC_WIDTH <= depth; k += VEC_WIDTH) multiply_step(PUNA_DTYPE_F32, R, N, acc, x + k, j->x_stride, w, k);
+    for (; k + VEC_WIDTH <= depth; k += VEC_WIDTH) {
+        for (int r = n0 / N; r < R; r += PANEL / N) __builtin_prefetch(x + (R + r) * j->x_stride + k);
+        multiply_step(PUNA_DTYPE_F32, R, N, acc, x + k, j->x_stride, w, k);
+    }
     if (k < depth) { /* tail of the summed dimension */
         for (int r = 0; r < R; r++) {
             vec x_r = vec_load_partial(x + r * j->x_stride + k, depth - k);
@@ -238,9 +248,9 @@ PUNA_INLINE void tile(const panel_job *j, const int R, const int N, int64_t r0, 
     }
 }
 
-/* R rows of x against all panel rows, N at a time. */
+/* R rows of x against the panel's rows, N at a time. */
 #define PANEL_TILES(R, N)                                                                                                     \
-    for (int n = 0; n < PANEL; n += N) tile(j, R, N, r, n, sums, panel, depth);
+    for (int n = 0; n < PANEL && n < j->columns; n += N) tile(j, R, N, r, n, sums, panel, depth);
 
 static void multiply_panel(const panel_job *j, float *sums, const float *panel, int64_t depth) {
     int64_t rows = j->rows, r = 0;
@@ -341,7 +351,8 @@ puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul
     call c = {.products = products, .y = y, .w = w, .x = x, .x_stride = x_stride, .rows = rows, .K = K};
     c.workspace = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
 
-    c.shares = share_products(context, products, count, rows, row_cycles(rows, K), PANEL, TILE_ROWS);
+    c.shares = share_products(context, products, count, rows, row_cycles(rows, K), rows <= PLAIN_DIRECT ? DIRECT_PANEL : PANEL,
+                              TILE_ROWS);
     run_product_shares(context, &c.shares, count, run_share, &c);
     return PUNA_STATUS_OK;
 }
