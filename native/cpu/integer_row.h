@@ -23,7 +23,6 @@
 enum {
     GROUPS = 512,       /* of x that meet a panel, row by row                                                       */
     AHEAD = 8192,       /* bytes from where w is read to where it is fetched, when a panel's integers are done      */
-    ADDING = 5,         /* the part, one in so many, of a panel's bytes that is fetched while its groups are added  */
     PAGES_AHEAD = 32768 /* bytes from where w is fetched to where pages are looked up                               */
 };
 
@@ -149,6 +148,11 @@ PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const ch
 /* What the products of a group have too much when unsigned quants, as multiply_groups takes them, are less an offset 2^shift. */
 PUNA_INLINE int one_row_shift(int32_t dtype) { return offset_shift(dtype, VEC_WIDTH == 16); }
 
+/* Sixteenths of a panel's bytes that are fetched while its groups are added up: about what that takes of the time. */
+PUNA_INLINE int adding_16ths(int32_t dtype) {
+    return VEC_WIDTH == 16 || dtype == PUNA_DTYPE_Q8_0 ? 4 : dtype == PUNA_DTYPE_Q6_K ? 6 : 8;
+}
+
 /*
  * Fetches the next bytes of w. What is called here stays the same distance ahead, on average: the processor reads no memory while
  * it adds groups up unless it is told to.
@@ -166,7 +170,7 @@ PUNA_INLINE void multiply_row(const int32_t dtype, const int digits, int32_t *to
     const int64_t block_bytes = bytes_of(dtype), step_bytes = VEC_WIDTH * block_bytes / per_block;
     for (int g = 0; g < G; g += VEC_WIDTH) {
         const char *block = w + g / per_block * block_bytes;
-        fetch_ahead(ahead, step_bytes - step_bytes / ADDING);
+        fetch_ahead(ahead, step_bytes - step_bytes * adding_16ths(dtype) / 16);
         ivec q = G - g >= VEC_WIDTH ? multiply_groups(dtype, digits, block, x, g, VEC_WIDTH)
                                     : multiply_groups(dtype, digits, block, x, g, G - g);
         if (shift != 0) q = ivec_sub(q, ivec_shl(ivec_load(x.sums + g), shift));
@@ -182,7 +186,7 @@ PUNA_INLINE void add_groups(const int32_t dtype, vec y[VECTORS], row_space *spac
     pack_scales(dtype, f, rows, stride, depth);
     const int G = (int)depth / group_of(dtype);
     for (int i = 0; i < G; i += 4) {
-        fetch_ahead(ahead, PANEL * 4 * bytes_of(dtype) * group_of(dtype) / elements_of(dtype) / ADDING);
+        fetch_ahead(ahead, PANEL * 4 * bytes_of(dtype) * group_of(dtype) / elements_of(dtype) * adding_16ths(dtype) / 16);
         ivec q[VECTORS][4];
         for (int v = 0; v < VECTORS; v++)
             ivec_columns(q[v], (const char *)&space->q[v * VEC_WIDTH][g + i], sizeof space->q[0]);
@@ -203,7 +207,7 @@ PUNA_INLINE void multiply_one(const int32_t dtype, const int digits, float *y, c
                               int64_t K, int64_t N, bool accumulate, row_space *space) {
     const int group = group_of(dtype);
     const int64_t depth_bytes = DEPTH / elements_of(dtype) * bytes_of(dtype);
-    const char *ahead = w + AHEAD + PANEL * row_bytes / ADDING;
+    const char *ahead = w + AHEAD + PANEL * row_bytes * adding_16ths(dtype) / 16;
     for (int64_t n = 0; n < N; n += PANEL, w += PANEL * row_bytes) {
         const int64_t some_N = puna_min(PANEL, N - n);
         vec sums[VECTORS];
