@@ -28,6 +28,8 @@
  *   x        met by 24 rows of w in turn, not 12, and its next rows fetched meanwhile (a Granite Rapids, one thread): F16 of 512
  *            rows from 100 to 134 GFLOP/s of 235, K of 5632 from 112 to 145: there x is larger than the second cache; AVX2 80 to 94.
  *            36 and 48 rows, DEPTH 384, ROW_BLOCK 96 to 256 alike. With all in the first cache a tile alone does 165 to 184
+ *   w        fetched a row at a time between the tiles, not a panel at once, and decoded once where it is one depth: 1024 rows, two
+ *            threads, K of 288 and 32000 or 768 columns: 216 to 243 and 267 to 275 GFLOP/s, AVX2 154 to 176 and 181 to 193
  *   3 products of (64, 64) and one row, two threads: 1.2 us shared out, 0.75 on the caller
  */
 #include "decode.h"
@@ -36,12 +38,13 @@
 
 /*
  * A tile of R rows of x and N of w has R * N accumulators, which fill the registers with the fewer of its other vectors and one.
- * DEPTH: elements of K decoded together, a whole number of the largest block; a panel of them fills the first-level cache.
+ * DEPTH: elements of K decoded together, a whole number of the largest block, where there are more than MOST_DEPTH; a panel of
+ * them fills the first-level cache.
  */
 #if defined(PUNA_VARIANT_AVX512)
-enum { TILE_ROWS = 6, ACCUMULATORS = 24, DEPTH = 512 };
+enum { TILE_ROWS = 6, ACCUMULATORS = 24, DEPTH = 512, MOST_DEPTH = 512 };
 #else
-enum { TILE_ROWS = 4, ACCUMULATORS = 12, DEPTH = 256 };
+enum { TILE_ROWS = 4, ACCUMULATORS = 12, DEPTH = 256, MOST_DEPTH = 384 };
 #endif
 
 enum {
@@ -189,17 +192,10 @@ PUNA_INLINE void direct_rows(int32_t dtype, float *y, int64_t y_stride, const ch
  * Many rows
  * ------------------------------------------------------------------------------------------------------------------ */
 
-/*
- * panel (N, DEPTH) = elements [k, k + depth) of N rows of w; a tail is padded with zeros to a whole vector. What is decoded next
- * lies far off, where no hardware prefetcher looks, so it is fetched ahead: next bytes behind each row's stretch.
- */
-static void decode_panel(float *panel, const char *w, int64_t row_bytes, int32_t dtype, int64_t k, int64_t depth, int64_t N,
-                         int64_t next) {
-    int64_t bytes = puna_row_bytes(dtype, depth);
-    for (int64_t n = 0; n < N; n++, panel += DEPTH) {
-        const char *from = w + n * row_bytes + puna_row_bytes(dtype, k);
-        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + next + i);
-        decode_elements(panel, from, dtype, depth);
+/* panel (N, MOST_DEPTH) = elements [k, k + depth) of N rows of w; a tail is padded with zeros to a whole vector. */
+static void decode_panel(float *panel, const char *w, int64_t row_bytes, int32_t dtype, int64_t k, int64_t depth, int64_t N) {
+    for (int64_t n = 0; n < N; n++, panel += MOST_DEPTH) {
+        decode_elements(panel, w + n * row_bytes + puna_row_bytes(dtype, k), dtype, depth);
         for (int64_t i = depth; i % VEC_WIDTH != 0; i++) panel[i] = 0;
     }
 }
@@ -211,7 +207,18 @@ typedef struct panel_job {
     float *y;
     int64_t y_stride, columns;
     bool accumulate, first, last;
+    const char *next; /* what is decoded next: so many bytes of each row of a panel; null where it has been fetched  */
+    int64_t next_bytes, row_bytes;
 } panel_job;
+
+/*
+ * Fetches rows [from, to) of what is decoded next. It lies far off, where no hardware prefetcher looks; called in one go it would be
+ * waited for.
+ */
+static void fetch_rows(const panel_job *j, int64_t from, int64_t to) {
+    for (int64_t n = from; n < to; n++)
+        for (int64_t i = 0; i < j->next_bytes; i += 64) __builtin_prefetch(j->next + n * j->row_bytes + i, 0, 2);
+}
 
 /*
  * Continues R x N sums over one depth: acc[r, n] += x[r, :depth] . panel[n, :depth], for rows of x from r0 and of the panel from
@@ -223,12 +230,12 @@ PUNA_INLINE void tile(const panel_job *j, const int R, const int N, int64_t r0, 
     const float *x = j->x + r0 * j->x_stride;
     vec acc[ACCUMULATORS];
     sums += (r0 * PANEL + n0) * VEC_WIDTH;
-    panel += n0 * DEPTH;
+    panel += n0 * MOST_DEPTH;
     for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++)
             acc[r * N + n] = j->first ? vec_zero() : vec_load(sums + (r * PANEL + n) * VEC_WIDTH);
     const void *w[12];
-    for (int n = 0; n < N; n++) w[n] = panel + n * DEPTH;
+    for (int n = 0; n < N; n++) w[n] = panel + n * MOST_DEPTH;
     int64_t k = 0;
     for (; k + VEC_WIDTH <= depth; k += VEC_WIDTH) {
         for (int r = n0 / N; r < R; r += PANEL / N) __builtin_prefetch(x + (R + r) * j->x_stride + k);
@@ -237,7 +244,7 @@ PUNA_INLINE void tile(const panel_job *j, const int R, const int N, int64_t r0, 
     if (k < depth) { /* tail of the summed dimension */
         for (int r = 0; r < R; r++) {
             vec x_r = vec_load_partial(x + r * j->x_stride + k, depth - k);
-            for (int n = 0; n < N; n++) acc[r * N + n] = vec_fma(x_r, vec_load(panel + n * DEPTH + k), acc[r * N + n]);
+            for (int n = 0; n < N; n++) acc[r * N + n] = vec_fma(x_r, vec_load(panel + n * MOST_DEPTH + k), acc[r * N + n]);
         }
     }
     if (j->last) {
@@ -252,17 +259,31 @@ PUNA_INLINE void tile(const panel_job *j, const int R, const int N, int64_t r0, 
 #define PANEL_TILES(R, N)                                                                                                     \
     for (int n = 0; n < PANEL && n < j->columns; n += N) tile(j, R, N, r, n, sums, panel, depth);
 
+/* By and by, all rows by the last tiles. */
+#define FETCH_MORE                                                                                                            \
+    if (j->next != NULL) {                                                                                                    \
+        int64_t to = PANEL * (r + TILE_ROWS) / rows;                                                                          \
+        fetch_rows(j, fetched, to);                                                                                           \
+        fetched = to;                                                                                                         \
+    }
+
 static void multiply_panel(const panel_job *j, float *sums, const float *panel, int64_t depth) {
-    int64_t rows = j->rows, r = 0;
+    int64_t rows = j->rows, r = 0, fetched = 0;
 #if defined(PUNA_VARIANT_AVX512)
-    for (; r + 6 <= rows; r += 6) PANEL_TILES(6, 4)
+    for (; r + 6 <= rows; r += 6) {
+        PANEL_TILES(6, 4)
+        FETCH_MORE
+    }
     switch (rows - r) {
     case 5: PANEL_TILES(5, 4) break;
     case 4: PANEL_TILES(4, 6) break;
     case 3: PANEL_TILES(3, 6) break;
     case 2: PANEL_TILES(2, 12) break;
 #else
-    for (; r + 4 <= rows; r += 4) PANEL_TILES(4, 3)
+    for (; r + 4 <= rows; r += 4) {
+        PANEL_TILES(4, 3)
+        FETCH_MORE
+    }
     switch (rows - r) {
     case 3: PANEL_TILES(3, 4) break;
     case 2: PANEL_TILES(2, 6) break;
@@ -288,7 +309,7 @@ typedef struct call {
 
 /* A thread's part of the workspace: a decoded panel, then the accumulators of ROW_BLOCK rows against it. */
 enum {
-    PANEL_FLOATS = PANEL * DEPTH,
+    PANEL_FLOATS = PANEL * MOST_DEPTH,
     SUMS_FLOATS = ROW_BLOCK * PANEL * VEC_WIDTH,
     THREAD_BYTES = (PANEL_FLOATS + SUMS_FLOATS) * 4
 };
@@ -306,14 +327,16 @@ static void many_rows(const call *c, int32_t p, int64_t n0, int64_t N, int64_t r
             j.y = c->y[p] + (r0 + r) * product->y_stride + n;
             j.columns = panel_N;
             j.accumulate = product->accumulate;
-            for (int64_t k = 0; k < c->K; k += DEPTH) {
-                int64_t depth = puna_min(DEPTH, c->K - k);
-                int64_t next = k + depth < c->K ? puna_row_bytes(product->w_dtype, depth)
-                                                : PANEL * row_bytes - puna_row_bytes(product->w_dtype, k);
-                decode_panel(panel, w, row_bytes, product->w_dtype, k, depth, panel_N, next);
-                j.x = x + r * c->x_stride + k;
+            j.row_bytes = row_bytes;
+            for (int64_t k = 0, depth; k < c->K; k += depth) {
+                depth = c->K <= MOST_DEPTH ? c->K : puna_min(DEPTH, c->K - k);
+                bool whole = depth == c->K; /* decoded once for all rows                                            */
+                if (r == 0 || !whole) decode_panel(panel, w, row_bytes, product->w_dtype, k, depth, panel_N);
                 j.first = k == 0;
                 j.last = k + depth == c->K;
+                j.next = r > 0 && whole ? NULL : j.last ? w + PANEL * row_bytes : w + puna_row_bytes(product->w_dtype, k + depth);
+                j.next_bytes = puna_row_bytes(product->w_dtype, depth);
+                j.x = x + r * c->x_stride + k;
                 multiply_panel(&j, sums, panel, depth);
             }
         }
