@@ -15,7 +15,7 @@
 
 enum {
     TILE_ROWS = 16,       /* rows of x in a tile                                                                    */
-    FEWEST_TILE_ROWS = 8, /* from how many on tiles are worth their while                                           */
+    FEWEST_TILE_ROWS = 17, /* from how many on tiles are worth their while: two tiles                               */
     TILE_PANELS = 4       /* panels that rows of x meet one after another                                           */
 };
 
