@@ -123,6 +123,15 @@ static puna_status allocate(puna_context *base, int64_t bytes, void **memory) {
                          (long long)bytes, context->device, free_bytes, all_bytes);
 }
 
+static puna_status available(puna_context *base, int64_t *free_bytes, int64_t *all_bytes) {
+    return run(base, "puna_memory_available", [=](cuda_context &) -> cudaError_t {
+        size_t free_now = 0, all = 0;
+        CUDA_TRY(cudaMemGetInfo(&free_now, &all));
+        *free_bytes = (int64_t)free_now, *all_bytes = (int64_t)all;
+        return cudaSuccess;
+    });
+}
+
 /* cudaFree waits for the device, so that nothing that was queued before loses its memory. A poisoned context frees too. */
 static puna_status release(puna_context *base, void *memory) {
     cuda_context *context = static_cast<cuda_context *>(base);
@@ -166,6 +175,6 @@ static puna_status copy(puna_context *base, void *to, bool to_device, const void
 
 extern "C" {
 extern PUNA_API const puna_backend puna_cuda_backend;
-const puna_backend puna_cuda_backend = {PUNA_ABI_VERSION, (int64_t)sizeof(puna_ops), create,  destroy,
-                                        describe,         allocate,                  release, copy};
+const puna_backend puna_cuda_backend = {PUNA_ABI_VERSION, (int64_t)sizeof(puna_ops), create,    destroy,
+                                        describe,         allocate,                  available, release, copy};
 }

@@ -34,8 +34,8 @@
  *
  * ON A DEVICE WITH MEMORY OF ITS OWN (a context of PUNA_BACKEND_CUDA) the same calls mean the same, with these differences:
  *   - Arrays of numbers (float *, weights, caches, workspaces) must be memory of puna_memory_allocate on that very context. What
- *     steers a call is host memory on every context: structs, ids, positions, targets, the result of puna_argmax_forward and
- *     of puna_squared_norm. Memory of the wrong place is PUNA_STATUS_INVALID_ARGUMENT.
+ *     steers a call is host memory on every context: structs, ids, positions, targets, the results of puna_argmax_forward,
+ *     puna_candidates_forward and puna_squared_norm. Memory of the wrong place is PUNA_STATUS_INVALID_ARGUMENT.
  *   - A call may return before the device has done what it asks; calls on one context are done in their order all the same, and
  *     one that writes host memory waits. A failure of the device may so be told by a later call. One that the device cannot
  *     recover from is told by every later call on the context, each with PUNA_STATUS_DEVICE_ERROR and the first sentence.
@@ -60,7 +60,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a signature, struct, enum value or contract in this file changes. */
-#define PUNA_ABI_VERSION 5
+#define PUNA_ABI_VERSION 6
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Status, errors, identity
@@ -178,6 +178,12 @@ PUNA_API int64_t puna_context_describe(const puna_context *context, char *buffer
 PUNA_API puna_status puna_memory_allocate(puna_context *context, int64_t bytes, void **memory);
 
 /*
+ * Writes the bytes of the context's device that are free and those it has: of everybody who uses the device, and only for now.
+ * PUNA_STATUS_UNSUPPORTED: the context computes on host memory (the CPU).
+ */
+PUNA_API puna_status puna_memory_available(puna_context *context, int64_t *free_bytes, int64_t *all_bytes);
+
+/*
  * Frees memory of puna_memory_allocate, after what was asked of it before. Null is allowed. The context may have been destroyed.
  * No other call that uses the memory may be running or follow.
  */
@@ -287,6 +293,25 @@ PUNA_API puna_status puna_log_softmax_forward(puna_context *context, float *y, c
  *   x  (rows, V) F32, V < 2^31
  */
 PUNA_API puna_status puna_argmax_forward(puna_context *context, int32_t *y, const float *x, int64_t rows, int64_t V);
+
+#define PUNA_CANDIDATES_MAX 1024
+#define PUNA_CANDIDATES_PARTS 256
+
+/*
+ * What a sampler has to know of a row of logits: the n largest, and what all together weigh.
+ *   values[r, i], ids[r, i] = the element after i others and its index: the largest first, among equals the lowest index; NaN last
+ *   sums[r, p] = sum over v in part p of exp((x[r, v] - values[r, 0]) / temperature), in F64
+ * Part p of a row are its elements from p * ceil(V / PUNA_CANDIDATES_PARTS) on, as many. An element equal to the largest weighs
+ * 1, also when it is infinite, NaN weighs 0. Sums are off by less than 1e-12 of themselves on every backend.
+ *   values  (rows, n) F32, =
+ *   ids     (rows, n) int32, =
+ *   sums    (rows, PUNA_CANDIDATES_PARTS) F64, =; null when they are not wanted
+ *   x       (rows, V) F32, V < 2^31
+ *   n       1 to V, at most PUNA_CANDIDATES_MAX
+ *   temperature  finite and above 0; not looked at when sums is null
+ */
+PUNA_API puna_status puna_candidates_forward(puna_context *context, float *values, int32_t *ids, double *sums, const float *x,
+                                             int64_t rows, int64_t V, int64_t n, double temperature);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Rotary position embedding (Su et al. 2021)

@@ -36,6 +36,8 @@ typedef struct puna_ops {
                                    int64_t FF);
     puna_status (*log_softmax_forward)(puna_context *, float *y, const float *x, int64_t rows, int64_t V);
     puna_status (*argmax_forward)(puna_context *, int32_t *y, const float *x, int64_t rows, int64_t V);
+    puna_status (*candidates_forward)(puna_context *, float *values, int32_t *ids, double *sums, const float *x, int64_t rows,
+                                      int64_t V, int64_t n, double temperature);
     puna_status (*rope_table)(puna_context *, float *table, const float *frequencies, const int32_t *positions,
                               int64_t rows, int64_t HD, float magnitude);
     puna_status (*rope_forward)(puna_context *, float *x, int64_t x_stride, const float *table, int32_t layout, int64_t rows,
@@ -110,6 +112,7 @@ struct puna_backend {
     void (*destroy)(puna_context *);
     void (*describe)(const puna_context *, char *line, size_t capacity);
     puna_status (*allocate)(puna_context *, int64_t bytes, void **memory);
+    puna_status (*available)(puna_context *, int64_t *free_bytes, int64_t *all_bytes);
     puna_status (*release)(puna_context *, void *memory);
     /* Which sides are the device's; at least one is. */
     puna_status (*copy)(puna_context *, void *to, bool to_device, const void *from, bool from_device, int64_t bytes);

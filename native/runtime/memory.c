@@ -102,6 +102,16 @@ puna_status puna_memory_allocate(puna_context *context, int64_t bytes, void **me
     return PUNA_STATUS_OK;
 }
 
+puna_status puna_memory_available(puna_context *context, int64_t *free_bytes, int64_t *all_bytes) {
+    const char *op = "puna_memory_available";
+    if (context == NULL || free_bytes == NULL || all_bytes == NULL)
+        return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: %s is null", op, context == NULL ? "context" : free_bytes == NULL ? "free_bytes"
+                         : "all_bytes");
+    if (context->backend == NULL)
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "%s: this context is a CPU, which computes on host memory", op);
+    return context->backend->available(context, free_bytes, all_bytes);
+}
+
 /* The device's memory goes before its address leaves the list: another thread could be given the address at once. */
 puna_status puna_memory_free(puna_context *context, void *memory) {
     const char *op = "puna_memory_free";

@@ -112,6 +112,11 @@ static puna_status check_bytes(const puna_context *context, const char *op, cons
     return puna_check_place(context, op, name, pointer, bytes);
 }
 
+static puna_status check_double(const char *op, const char *name, const double *pointer) {
+    if ((uintptr_t)pointer % sizeof *pointer == 0) return OK;
+    return puna_fail(INVALID, "%s: %s is at address 0x%" PRIxPTR ", expected a multiple of 8", op, name, (uintptr_t)pointer);
+}
+
 /* Checks every value of an int32 array; pointer has been checked. */
 static puna_status check_values(const char *op, const char *name, const int32_t *values, int64_t count, int64_t end) {
     for (int64_t i = 0; i < count; i++)
@@ -331,6 +336,35 @@ puna_status puna_argmax_forward(puna_context *context, int32_t *y, const float *
     TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, rows, V, V, &x_area));
     TRY(check_apart(op, &y_area, &x_area));
     return context->ops->argmax_forward(context, y, x, rows, V);
+}
+
+puna_status puna_candidates_forward(puna_context *context, float *values, int32_t *ids, double *sums, const float *x, int64_t rows,
+                                    int64_t V, int64_t n, double temperature) {
+    const char *op = "puna_candidates_forward";
+    area values_area, ids_area, sums_area = {.name = "sums"}, x_area;
+    int64_t sums_bytes;
+    TRY(check_context(op, context));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_range(op, "V", V, 1, INT32_MAX));
+    TRY(check_range(op, "n", n, 1, puna_min(V, PUNA_CANDIDATES_MAX)));
+    if (sums != NULL && !(temperature > 0 && temperature < INFINITY))
+        return puna_fail(INVALID, "%s: temperature is %g, expected a finite number above 0", op, temperature);
+    if (rows == 0) return OK;
+    TRY(check_rows(NULL, op, "values", values, PUNA_DTYPE_F32, rows, n, n, &values_area));
+    TRY(check_rows(NULL, op, "ids", ids, PUNA_DTYPE_F32, rows, n, n, &ids_area));
+    TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, rows, V, V, &x_area));
+    if (sums != NULL) {
+        TRY(check_product(op, "sums", rows, PUNA_CANDIDATES_PARTS * (int64_t)sizeof *sums, &sums_bytes));
+        TRY(check_bytes(NULL, op, "sums", sums, sums_bytes, &sums_area));
+        TRY(check_double(op, "sums", sums));
+    }
+    TRY(check_apart(op, &values_area, &ids_area));
+    TRY(check_apart(op, &sums_area, &values_area));
+    TRY(check_apart(op, &sums_area, &ids_area));
+    TRY(check_apart(op, &values_area, &x_area));
+    TRY(check_apart(op, &ids_area, &x_area));
+    TRY(check_apart(op, &sums_area, &x_area));
+    return context->ops->candidates_forward(context, values, ids, sums, x, rows, V, n, temperature);
 }
 
 /* ------------------------------------------------- rotary position embedding ------------------------------------------ */
@@ -816,8 +850,7 @@ puna_status puna_squared_norm(puna_context *context, double *result, const float
     TRY(check_context(op, context));
     TRY(check_at_least(op, "n", n, 0));
     TRY(check_bytes(NULL, op, "result", result, sizeof *result, &result_area));
-    if ((uintptr_t)result % sizeof *result != 0)
-        return puna_fail(INVALID, "%s: result is at address 0x%" PRIxPTR ", expected a multiple of 8", op, (uintptr_t)result);
+    TRY(check_double(op, "result", result));
     if (n > 0) TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, 1, n, n, &x_area));
     TRY(check_apart(op, &result_area, &x_area));
     return context->ops->squared_norm(context, result, x, n);

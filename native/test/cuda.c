@@ -75,6 +75,13 @@ static void places(puna_context *context) {
     test_case("memory");
     CHECK(puna_memory_allocate(cpu, 4, &elsewhere) == PUNA_STATUS_UNSUPPORTED, "a CPU's");
     CHECK(puna_memory_allocate(context, 0, &elsewhere) == INVALID, "no bytes");
+    int64_t before = 0, after = 0, all = 0;
+    void *some = NULL;
+    CHECK(puna_memory_available(cpu, &before, &all) == PUNA_STATUS_UNSUPPORTED, "a CPU's");
+    CHECK(puna_memory_available(context, &before, NULL) == INVALID && strstr(test_last_error(), "all_bytes is null") != NULL, "null");
+    CHECK(puna_memory_available(context, &before, &all) == PUNA_STATUS_OK && before > 0 && before <= all, "%s", test_last_error());
+    CHECK(puna_memory_allocate(context, 64 << 20, &some) == PUNA_STATUS_OK && puna_memory_available(context, &after, &all) ==
+          PUNA_STATUS_OK && after < before && puna_memory_free(context, some) == PUNA_STATUS_OK, "%s", test_last_error());
     CHECK(puna_memory_allocate(context, INT64_MAX, &elsewhere) == PUNA_STATUS_OUT_OF_MEMORY &&
           strstr(test_last_error(), "9223372036854775807 bytes asked") != NULL, "all there is: %s", test_last_error());
     CHECK(elsewhere == off, "a failure wrote the address");

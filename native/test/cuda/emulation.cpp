@@ -29,13 +29,13 @@ static bool fault(const char *name) {
 
 struct mapping {
     char *start;
-    size_t bytes; /* with the unreadable page behind */
+    size_t bytes, mapped; /* asked for; with the unreadable page behind */
 };
 static std::map<void *, mapping> memory_map;
 static size_t page() { return (size_t)sysconf(_SC_PAGESIZE); }
 
 static void protect(int protection) {
-    for (auto &entry : memory_map) mprotect(entry.second.start, entry.second.bytes - page(), protection);
+    for (auto &entry : memory_map) mprotect(entry.second.start, entry.second.mapped - page(), protection);
 }
 
 struct device_use {
@@ -44,14 +44,20 @@ struct device_use {
     ~device_use() { protect(PROT_NONE); }
 };
 
+constexpr size_t kAllBytes = 1 << 30;
+static size_t allocated;
+
+static size_t free_now() { return fault("memory") ? 1 << 20 : kAllBytes - allocated; }
+
 cudaError_t cudaMalloc(void **memory, size_t bytes) {
     std::lock_guard<std::recursive_mutex> lock(device);
     size_t body = (bytes + page() - 1) / page() * page();
-    if (fault("memory") || bytes > (size_t)1 << 40) return last_error = cudaErrorMemoryAllocation;
+    if (fault("memory") || bytes > free_now()) return last_error = cudaErrorMemoryAllocation;
     void *start = mmap(nullptr, body + page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (start == MAP_FAILED) return last_error = cudaErrorMemoryAllocation;
     *memory = (char *)start + body - bytes; /* less aligned than a device's: reads by 16 bytes must look */
-    memory_map[*memory] = {(char *)start, body + page()};
+    memory_map[*memory] = {(char *)start, bytes, body + page()};
+    allocated += bytes;
     return cudaSuccess;
 }
 
@@ -59,13 +65,15 @@ cudaError_t cudaFree(void *memory) {
     std::lock_guard<std::recursive_mutex> lock(device);
     auto at = memory_map.find(memory);
     if (at == memory_map.end()) return last_error = cudaErrorInvalidValue;
-    munmap(at->second.start, at->second.bytes);
+    munmap(at->second.start, at->second.mapped);
+    allocated -= at->second.bytes;
     memory_map.erase(at);
     return cudaSuccess;
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
-    *free_bytes = 1 << 20, *all_bytes = 1 << 30;
+    std::lock_guard<std::recursive_mutex> lock(device);
+    *free_bytes = free_now(), *all_bytes = kAllBytes;
     return cudaSuccess;
 }
 
@@ -102,7 +110,7 @@ cudaError_t cudaRuntimeGetVersion(int *version) {
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int) {
-    *properties = {"emulated on one core", 0, 0, 4, (size_t)1 << 30};
+    *properties = {"emulated on one core", 0, 0, 4, kAllBytes};
     return cudaSuccess;
 }
 
