@@ -64,8 +64,7 @@ public final class Session implements AutoCloseable {
         this.onClose = Objects.requireNonNull(onClose, "onClose");
         this.contextLength = contextLength;
         LlamaConfig config = forward.config();
-        this.cache = KvCache.allocate(forward.device(), config.layers(), config.keyValueHeads(), config.headWidth(),
-                Math.min(contextLength, FIRST_CAPACITY), cacheType);
+        this.cache = forward.newCache(Math.min(contextLength, FIRST_CAPACITY), cacheType);
         this.logits = new Logits(forward.device(), config.vocabularySize());
         this.endOfText = Set.copyOf(config.eosTokenIds());
     }

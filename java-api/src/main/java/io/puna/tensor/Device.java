@@ -158,6 +158,21 @@ public final class Device implements AutoCloseable {
     }
 
     /**
+     * {@return the bytes of its own memory that nobody uses now, this program or another}
+     *
+     * @throws UnsupportedOperationException if it works on the host's memory
+     * @throws IllegalStateException         if the device is closed
+     * @throws DeviceException               if the device fails
+     */
+    public long freeMemory() {
+        try (Arena scratch = Arena.ofConfined()) {
+            MemorySegment out = scratch.allocate(ValueLayout.JAVA_LONG, 2);
+            check(puna_h.puna_memory_available(handle(), out, out.asSlice(Long.BYTES)));
+            return out.get(ValueLayout.JAVA_LONG, 0);
+        }
+    }
+
+    /**
      * {@return a new tensor that this device works on, owned by the arena} On a device with memory of its own it lies there, and the
      * content is undefined: kernels and {@link #copy} write it, {@link Tensor#toFloatArray()} and {@link #copy} read it, every other
      * access throws. I32 tensors lie in the host's memory always, and where the device works on that, all do, zeroed.
