@@ -89,7 +89,7 @@ static cudaError_t find(cuda_context &c, float *values, int32_t *ids, double *su
     CUDA_TRY(launch(c, report, (unsigned)rows, 128, 0, values_there, (int32_t *)values_there + rows * n, best, x, V, n));
     if (sums != nullptr)
         CUDA_TRY(launch(c, sum_part, dim3(PUNA_CANDIDATES_PARTS, (unsigned)rows), kPartThreads, 0, sums_there, best, x, V, n, temperature));
-    CUDA_TRY(cudaStreamSynchronize(c.stream));
+    CUDA_TRY(wait_for(c));
     const double *sums_here = (const double *)c.results;
     const float *values_here = (const float *)(sums_here + rows * PUNA_CANDIDATES_PARTS);
     memcpy(values, values_here, (size_t)(rows * n) * sizeof *values);

@@ -38,6 +38,9 @@ struct cuda_context : puna_context {
     void *results, *results_on_device; /* the same memory, seen from both sides                                     */
     char *staging[2];                  /* pinned; null before the first large copy                                  */
     cudaEvent_t staged[2];             /* that a copy from the staging of this number has left it                   */
+    /* Of a recording: what was recorded, and the sequences of the replay in progress, on the device and as the host writes them. */
+    cudaGraphExec_t graph;
+    puna_kv_sequence *sequences, *sequences_here;
     char name[256];
     char poison[384]; /* the sentence of the error that the device does not recover from, or empty                  */
 };
@@ -61,6 +64,11 @@ template <class Body> puna_status run(puna_context *base, const char *op, Body b
     return status;
 }
 
+/* Waits for what the context was asked for, before the host reads results. In a recording there is nothing to wait for. */
+inline cudaError_t wait_for(cuda_context &context) {
+    return context.parent != nullptr ? cudaErrorStreamCaptureUnsupported : cudaStreamSynchronize(context.stream);
+}
+
 #define CUDA_TRY(call)                                 \
     do {                                               \
         cudaError_t error_ = (call);                   \
@@ -76,8 +84,7 @@ cudaError_t launch(cuda_context &context, void (*kernel)(Parameters...), dim3 gr
         CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes));
     kernel<<<grid, threads, (size_t)shared_bytes, context.stream>>>(static_cast<Parameters>(arguments)...);
 #else
-    (void)context;
-    emulated_launch(grid, threads, shared_bytes, [&] { kernel(static_cast<Parameters>(arguments)...); });
+    emulated_launch(context.stream, grid, threads, shared_bytes, [=] { kernel(static_cast<Parameters>(arguments)...); });
 #endif
     return cudaGetLastError();
 }

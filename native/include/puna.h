@@ -559,6 +559,36 @@ PUNA_API puna_status puna_adamw_step(puna_context *context, float *w, float *m, 
                                      int64_t step, double learning_rate, double beta1, double beta2, double eps,
                                      double weight_decay, double gradient_scale);
 
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Recordings: a step's calls made once and carried out many times, with one call of the driver
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+#define PUNA_RECORDING_MAX_SEQUENCES 256
+
+/*
+ * Begins a recording: *recording is a context on which calls are not carried out, but recorded. Memory of context is its memory; it
+ * has none of its own, and holds context until puna_context_destroy ends it. Calls on context itself go on as ever meanwhile.
+ *
+ * Recorded are all arguments of a call, addresses and numbers, ids and positions included, but the sequences of puna_kv_append and
+ * puna_attention_cached_forward, which each replay brings anew. These have one row each, are at most PUNA_RECORDING_MAX_SEQUENCES, and
+ * alike in all calls of a recording. PUNA_STATUS_UNSUPPORTED: they are not, or the call is one that writes host memory or copies.
+ * After a call that failed the recording is of no use.
+ * PUNA_STATUS_UNSUPPORTED of puna_recording_begin: the context is a CPU, which has nothing to gain, or a recording.
+ */
+PUNA_API puna_status puna_recording_begin(puna_context *context, puna_context **recording);
+
+/* Ends a recording, which from now on takes puna_recording_replay, puna_context_describe and puna_context_destroy. */
+PUNA_API puna_status puna_recording_end(puna_context *recording);
+
+/*
+ * Carries the recorded calls out, in the order of the calls on the context that was recorded for. Results have the bits of the same
+ * calls on that context, but where attention reaches beyond 2^18 keys. All memory that they name, of weights and activations alike,
+ * has to be there still: nothing looks.
+ *   sequences  (count) of as many as were recorded, one row each, of no larger capacity than the largest of those; null and 0 where
+ *              none were. Caches are of the type recorded and reach up to the highest layer.
+ */
+PUNA_API puna_status puna_recording_replay(puna_context *recording, const puna_kv_sequence *sequences, int32_t count);
+
 #ifdef __cplusplus
 }
 #endif

@@ -20,7 +20,8 @@ static const puna_status OK = PUNA_STATUS_OK, INVALID = PUNA_STATUS_INVALID_ARGU
 /* ------------------------------------------------- numbers ------------------------------------------------------------ */
 
 static puna_status check_context(const char *op, const puna_context *context) {
-    return context != NULL ? OK : puna_fail(INVALID, "%s: context is null", op);
+    if (context == NULL) return puna_fail(INVALID, "%s: context is null", op);
+    return !context->recorded.ended ? OK : puna_fail(INVALID, "%s: context is a recording that has ended", op);
 }
 
 static puna_status check_range(const char *op, const char *name, int64_t value, int64_t least, int64_t most) {
@@ -757,6 +758,23 @@ static puna_status check_sequences(const puna_context *context, const char *op, 
     return OK;
 }
 
+/* On a recording: the sequences are those of the calls before, as far as a replay may not change them. */
+static puna_status record_sequences(puna_context *context, const char *op, const puna_kv_sequence *sequences, int32_t count,
+                                    int32_t cache_dtype, int64_t layer, int64_t NKV, int64_t HD) {
+    if (context->parent == NULL) return OK;
+    puna_recorded *recorded = &context->recorded;
+    int64_t capacity = 0;
+    for (int32_t s = 0; s < count; s++) capacity = puna_max(capacity, sequences[s].capacity);
+    bool alike = recorded->count == 0 || (recorded->count == count && recorded->cache_dtype == cache_dtype && recorded->NKV == NKV &&
+                                          recorded->HD == HD && recorded->capacity == capacity);
+    for (int32_t s = 0; s < count; s++) alike = alike && sequences[s].rows == 1;
+    if (!alike || count > PUNA_RECORDING_MAX_SEQUENCES)
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "%s: sequences: a recording takes up to %d of one row each, alike in all its calls", op,
+                         PUNA_RECORDING_MAX_SEQUENCES);
+    *recorded = (puna_recorded){false, count, cache_dtype, puna_max(recorded->layers, layer + 1), capacity, NKV, HD};
+    return OK;
+}
+
 /* array, and the layer's part of every cache, share no byte. */
 static puna_status check_caches_apart(const char *op, const puna_kv_sequence *sequences, int32_t count, int32_t cache_dtype,
                                       int64_t layer, int64_t NKV, int64_t HD, const area *array) {
@@ -783,6 +801,7 @@ puna_status puna_kv_append(puna_context *context, const puna_kv_sequence *sequen
     TRY(check_rows(context, op, "v", v, PUNA_DTYPE_F32, rows, NKV * HD, kv_stride, &v_area));
     TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &k_area));
     TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &v_area));
+    TRY(record_sequences(context, op, sequences, count, cache_dtype, layer, NKV, HD));
     return context->ops->kv_append(context, sequences, count, cache_dtype, layer, k, v, kv_stride, NKV, HD);
 }
 
@@ -812,8 +831,39 @@ puna_status puna_attention_cached_forward(puna_context *context, float *y, int64
     TRY(check_apart(op, &workspace_area, &y_area));
     TRY(check_apart(op, &workspace_area, &q_area));
     TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &workspace_area));
+    TRY(record_sequences(context, op, sequences, count, cache_dtype, layer, NKV, HD));
     return context->ops->attention_cached_forward(context, y, y_stride, q, q_stride, sequences, count, cache_dtype, layer, NH,
                                                   NKV, HD, window, scale, workspace);
+}
+
+/* ------------------------------------------------- recordings -------------------------------------------------------- */
+
+static puna_status check_recording(const char *op, const puna_context *recording, bool ended) {
+    if (recording == NULL) return puna_fail(INVALID, "%s: recording is null", op);
+    if (recording->parent == NULL) return puna_fail(INVALID, "%s: this context is no recording", op);
+    return recording->recorded.ended == ended ? OK : puna_fail(INVALID, "%s: the recording has%s ended", op, ended ? " not" : "");
+}
+
+puna_status puna_recording_end(puna_context *recording) {
+    TRY(check_recording("puna_recording_end", recording, false));
+    recording->recorded.ended = true;
+    return recording->backend->end(recording);
+}
+
+puna_status puna_recording_replay(puna_context *recording, const puna_kv_sequence *sequences, int32_t count) {
+    const char *op = "puna_recording_replay";
+    TRY(check_recording(op, recording, true));
+    const puna_recorded *recorded = &recording->recorded;
+    TRY(check_range(op, "count", count, recorded->count, recorded->count));
+    int64_t rows;
+    if (count > 0)
+        TRY(check_sequences(recording, op, sequences, count, recorded->cache_dtype, recorded->layers - 1, recorded->NKV, recorded->HD,
+                            &rows));
+    for (int32_t s = 0; s < count; s++)
+        if (sequences[s].rows != 1 || sequences[s].capacity > recorded->capacity)
+            return puna_fail(INVALID, "%s: sequences[%d] has rows %" PRId64 " and capacity %" PRId64 ", expected 1 and at most %" PRId64,
+                             op, s, sequences[s].rows, sequences[s].capacity, recorded->capacity);
+    return recording->backend->replay(recording, sequences, count);
 }
 
 /* ------------------------------------------------- loss and optimiser ------------------------------------------------- */

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
+#include <vector>
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -195,7 +196,7 @@ static void run_block(int threads, bool backwards) {
     }
 }
 
-void emulated_launch(dim3 grid, int threads, int64_t shared_bytes, const std::function<void()> &kernel) {
+static void run_kernel(dim3 grid, int threads, int64_t shared_bytes, const std::function<void()> &kernel) {
     if (fault("illegal-address")) last_error = cudaErrorIllegalAddress;
     if (last_error != cudaSuccess) return;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535 || threads < 1 ||
@@ -221,6 +222,58 @@ void emulated_launch(dim3 grid, int threads, int64_t shared_bytes, const std::fu
             for (blockIdx.x = 0; blockIdx.x < grid.x; blockIdx.x++, backwards = !backwards) run_block(threads, backwards);
     if (mapped != nullptr) munmap(mapped, mapped_bytes);
 }
+
+/* ------------------------------------------------- streams and graphs ------------------------------------------------ */
+
+struct emulated_graph {
+    std::vector<std::function<void()>> launches;
+};
+struct emulated_stream {
+    emulated_graph *capture;
+};
+
+void emulated_launch(cudaStream_t stream, dim3 grid, int threads, int64_t shared_bytes, const std::function<void()> &kernel) {
+    if (stream->capture == nullptr) run_kernel(grid, threads, shared_bytes, kernel);
+    else stream->capture->launches.push_back([=] { run_kernel(grid, threads, shared_bytes, kernel); });
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, int) {
+    *stream = new emulated_stream{nullptr};
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    delete stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int) {
+    stream->capture = new emulated_graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    *graph = stream->capture;
+    stream->capture = nullptr;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+    *exec = new emulated_graph(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
+    for (const auto &launch : exec->launches) launch();
+    return last_error;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return cudaGraphDestroy(exec); }
 
 void *emulated_shared() { return shared_memory; }
 void __syncthreads() { meet(AT_BLOCK); }

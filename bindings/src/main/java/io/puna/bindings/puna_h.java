@@ -59,6 +59,15 @@ public class puna_h extends puna_h$shared {
     public static int PUNA_MATMUL_MAX_PRODUCTS() {
         return PUNA_MATMUL_MAX_PRODUCTS;
     }
+    private static final int PUNA_RECORDING_MAX_SEQUENCES = (int)256L;
+    /**
+     * {@snippet lang=c :
+     * #define PUNA_RECORDING_MAX_SEQUENCES 256
+     * }
+     */
+    public static int PUNA_RECORDING_MAX_SEQUENCES() {
+        return PUNA_RECORDING_MAX_SEQUENCES;
+    }
     /**
      * {@snippet lang=c :
      * typedef int32_t puna_status
@@ -2886,6 +2895,189 @@ public class puna_h extends puna_h$shared {
                 traceDowncall("puna_adamw_step", context, w, m, v, g, n, step, learning_rate, beta1, beta2, eps, weight_decay, gradient_scale);
             }
             return (int)mh$.invokeExact(context, w, m, v, g, n, step, learning_rate, beta1, beta2, eps, weight_decay, gradient_scale);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_recording_begin {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_recording_begin");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_begin(puna_context *context, puna_context **recording)
+     * }
+     */
+    public static FunctionDescriptor puna_recording_begin$descriptor() {
+        return puna_recording_begin.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_begin(puna_context *context, puna_context **recording)
+     * }
+     */
+    public static MethodHandle puna_recording_begin$handle() {
+        return puna_recording_begin.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_begin(puna_context *context, puna_context **recording)
+     * }
+     */
+    public static MemorySegment puna_recording_begin$address() {
+        return puna_recording_begin.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_recording_begin(puna_context *context, puna_context **recording)
+     * }
+     */
+    public static int puna_recording_begin(MemorySegment context, MemorySegment recording) {
+        var mh$ = puna_recording_begin.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_recording_begin", context, recording);
+            }
+            return (int)mh$.invokeExact(context, recording);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_recording_end {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_recording_end");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_end(puna_context *recording)
+     * }
+     */
+    public static FunctionDescriptor puna_recording_end$descriptor() {
+        return puna_recording_end.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_end(puna_context *recording)
+     * }
+     */
+    public static MethodHandle puna_recording_end$handle() {
+        return puna_recording_end.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_end(puna_context *recording)
+     * }
+     */
+    public static MemorySegment puna_recording_end$address() {
+        return puna_recording_end.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_recording_end(puna_context *recording)
+     * }
+     */
+    public static int puna_recording_end(MemorySegment recording) {
+        var mh$ = puna_recording_end.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_recording_end", recording);
+            }
+            return (int)mh$.invokeExact(recording);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_recording_replay {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_INT
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_recording_replay");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_replay(puna_context *recording, const puna_kv_sequence *sequences, int32_t count)
+     * }
+     */
+    public static FunctionDescriptor puna_recording_replay$descriptor() {
+        return puna_recording_replay.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_replay(puna_context *recording, const puna_kv_sequence *sequences, int32_t count)
+     * }
+     */
+    public static MethodHandle puna_recording_replay$handle() {
+        return puna_recording_replay.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_replay(puna_context *recording, const puna_kv_sequence *sequences, int32_t count)
+     * }
+     */
+    public static MemorySegment puna_recording_replay$address() {
+        return puna_recording_replay.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_recording_replay(puna_context *recording, const puna_kv_sequence *sequences, int32_t count)
+     * }
+     */
+    public static int puna_recording_replay(MemorySegment recording, MemorySegment sequences, int count) {
+        var mh$ = puna_recording_replay.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_recording_replay", recording, sequences, count);
+            }
+            return (int)mh$.invokeExact(recording, sequences, count);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {

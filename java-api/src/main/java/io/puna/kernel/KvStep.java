@@ -4,6 +4,7 @@ import io.puna.bindings.puna_h;
 import io.puna.bindings.puna_kv_sequence;
 import io.puna.tensor.DType;
 import io.puna.tensor.Device;
+import io.puna.tensor.Recording;
 import io.puna.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
@@ -213,6 +214,28 @@ public final class KvStep implements AutoCloseable {
             Device.check(puna_h.puna_attention_cached_forward(context, y.segment(), y.rowStride(), q.segment(), q.rowStride(),
                     sequences(place), parts.size(), first.dtype().code(), layerIn(place, layer), heads, first.keyValueHeads(),
                     first.headWidth(), window, scale, scratch, scratch.byteSize()));
+        } finally {
+            workspace.release();
+        }
+    }
+
+    /**
+     * Carries recorded calls out with this step's caches in the place of those recorded. Nothing looks whether the other tensors of the
+     * calls are there still: whoever made the recording answers for that.
+     *
+     * @param recording of a step of as many parts, one row each, whose largest cache had at least the capacity of the largest here
+     * @param layer     one of those recorded
+     * @throws IndexOutOfBoundsException if the caches have no such layer
+     * @throws IllegalArgumentException  if the recording is of another step than that
+     * @throws IllegalStateException     if the step is committed or closed, or the recording is closed
+     */
+    public void replay(Recording recording, int layer) {
+        MemorySegment handle = recording.handle();
+        requireOpen();
+        int place = place(layer);
+        workspace.acquire();
+        try {
+            Device.check(puna_h.puna_recording_replay(handle, sequences(place), parts.size()));
         } finally {
             workspace.release();
         }

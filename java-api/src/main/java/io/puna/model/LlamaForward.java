@@ -10,12 +10,14 @@ import io.puna.kernel.SwiGlu;
 import io.puna.kernel.Workspace;
 import io.puna.tensor.DType;
 import io.puna.tensor.Device;
+import io.puna.tensor.Recording;
 import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Objects;
 import java.util.concurrent.locks.ReentrantLock;
@@ -31,6 +33,9 @@ import java.util.stream.Stream;
  * the order they were asked for.
  */
 public final class LlamaForward implements AutoCloseable {
+    /** Caches double as they grow, so that few capacities come up; each recording takes some megabytes of the driver's. */
+    private static final int MAX_RECORDINGS = 16;
+
     private final LlamaConfig config;
     private final LlamaWeights weights;
     private final MatMul.Activations activations;
@@ -58,6 +63,10 @@ public final class LlamaForward implements AutoCloseable {
      *                       least {@code cache.length() + count}
      */
     public record Part(KvCache cache, int[] tokens, int from, int count, int outputs, int sequenceLength) {
+    }
+
+    /** What a recorded step depends on: how many sequences, and the capacity and the type of their caches, the largest's. */
+    private record Recorded(int sequences, int capacity, DType cacheType) {
     }
 
     /** The views that a step of so many rows works on, kept because most steps are as long as the one before. */
@@ -181,7 +190,7 @@ public final class LlamaForward implements AutoCloseable {
         try (KvStep step = KvStep.begin(workspace, cacheParts)) {
             placeTokens(parts);
             for (Stage stage : stages) {
-                stage.run(step, count);
+                stage.run(step, cacheParts, outputs);
             }
             if (outputs > 0) {
                 stages.getLast().finish(parts, outputs, logits);
@@ -255,6 +264,8 @@ public final class LlamaForward implements AutoCloseable {
         private int frequencyLength = -1;
         private Rows rows;
         private Rows selectedRows;
+        /** In the order in which they were made. */
+        private final LinkedHashMap<Recorded, Recording> recordings = new LinkedHashMap<>();
 
         Stage(Device device, int firstLayer, int layers) {
             this.device = device;
@@ -303,8 +314,12 @@ public final class LlamaForward implements AutoCloseable {
                     config.ropeScaling().magnitude());
         }
 
-        /** Up to the attention of its last layer, and with it where another stage follows. */
-        void run(KvStep step, int count) {
+        /**
+         * Carries the residual through the layers; through the last one's attention only where not the logits of all rows are wanted.
+         * A next token of each sequence, the most frequent step, is recorded once on devices that can and then replayed.
+         */
+        void run(KvStep step, List<KvStep.Part> parts, int outputs) {
+            int count = (int) step.rows();
             if (rows.count != count) {
                 rows = rows(count, residual, attended);
             }
@@ -314,11 +329,48 @@ public final class LlamaForward implements AutoCloseable {
                 Stage before = stages.getFirst();
                 (device.hasOwnMemory() ? device : before.device).copy(rows.residual, before.rows.residual);
             }
-            for (int layer = firstLayer; layer < firstLayer + layers; layer++) {
-                attend(step, layer);
-                if (layer < config.layers() - 1) {
-                    feedForward(weights.blocks().get(layer), rows);
+            if (device.hasOwnMemory() && count == parts.size() && count == outputs && count <= Recording.MAX_SEQUENCES) {
+                requireWeights();
+                step.replay(recording(step, parts), firstLayer);
+            } else {
+                compute(device, step, count == outputs);
+            }
+        }
+
+        private Recording recording(KvStep step, List<KvStep.Part> parts) {
+            int capacity = parts.stream().mapToInt(part -> part.cache().capacity()).max().orElseThrow();
+            Recorded key = new Recorded(parts.size(), capacity, parts.getFirst().cache().dtype());
+            Recording recording = recordings.get(key);
+            if (recording == null) {
+                recording = device.record(recorder -> compute(recorder, step, true));
+                recordings.put(key, recording);
+                if (recordings.size() > MAX_RECORDINGS) {
+                    recordings.pollFirstEntry().getValue().close();
                 }
+            }
+            return recording;
+        }
+
+        /** A replay reads them unasked. */
+        private void requireWeights() {
+            for (LlamaWeights.Block block : weights.blocks().subList(firstLayer, firstLayer + layers)) {
+                for (Tensor tensor : block.tensors()) {
+                    if (!tensor.segment().scope().isAlive()) {
+                        throw new IllegalStateException("weights: their memory is closed");
+                    }
+                }
+            }
+        }
+
+        private void compute(Device on, KvStep step, boolean whole) {
+            for (int layer = firstLayer; layer < firstLayer + layers; layer++) {
+                attend(on, step, layer);
+                if (whole || layer < config.layers() - 1) {
+                    feedForward(on, weights.blocks().get(layer), rows);
+                }
+            }
+            if (whole && firstLayer + layers == config.layers()) {
+                RmsNorm.forward(on, rows.normed, rows.residual, weights.norm(), config.normEpsilon());
             }
         }
 
@@ -332,9 +384,9 @@ public final class LlamaForward implements AutoCloseable {
                 chosen = selectedRows;
                 select(parts, rows.residual, chosen.residual);
                 select(parts, rows.attended, chosen.attended);
+                feedForward(device, weights.blocks().getLast(), chosen);
+                RmsNorm.forward(device, chosen.normed, chosen.residual, weights.norm(), config.normEpsilon());
             }
-            feedForward(weights.blocks().getLast(), chosen);
-            RmsNorm.forward(device, chosen.normed, chosen.residual, weights.norm(), config.normEpsilon());
             MatMul.forward(device, workspace, logits, chosen.normed, weights.output(), activations);
         }
 
@@ -349,23 +401,23 @@ public final class LlamaForward implements AutoCloseable {
         }
 
         /** Up to the residual's part in attention: leaves the heads' outputs in {@code attended}. */
-        private void attend(KvStep step, int layer) {
+        private void attend(Device on, KvStep step, int layer) {
             LlamaWeights.Block block = weights.blocks().get(layer);
-            RmsNorm.forward(device, rows.normed, rows.residual, block.attentionNorm(), config.normEpsilon());
-            MatMul.forward(device, workspace, List.of(rows.query, rows.key, rows.value), rows.normed,
+            RmsNorm.forward(on, rows.normed, rows.residual, block.attentionNorm(), config.normEpsilon());
+            MatMul.forward(on, workspace, List.of(rows.query, rows.key, rows.value), rows.normed,
                     List.of(block.query(), block.key(), block.value()), activations);
-            Rope.forward(device, rows.queryKey, rows.rotations, config.ropeLayout(), config.headWidth());
-            step.append(device, layer, rows.key, rows.value);
-            step.attend(device, rows.attended, rows.query, layer, config.heads(), config.slidingWindow(), scale);
+            Rope.forward(on, rows.queryKey, rows.rotations, config.ropeLayout(), config.headWidth());
+            step.append(on, layer, rows.key, rows.value);
+            step.attend(on, rows.attended, rows.query, layer, config.heads(), config.slidingWindow(), scale);
         }
 
-        private void feedForward(LlamaWeights.Block block, Rows rows) {
-            MatMul.accumulate(device, workspace, rows.residual, rows.attended, block.attentionOutput(), activations);
-            RmsNorm.forward(device, rows.normed, rows.residual, block.feedForwardNorm(), config.normEpsilon());
-            MatMul.forward(device, workspace, List.of(rows.gate, rows.up), rows.normed, List.of(block.gate(), block.up()),
+        private void feedForward(Device on, LlamaWeights.Block block, Rows rows) {
+            MatMul.accumulate(on, workspace, rows.residual, rows.attended, block.attentionOutput(), activations);
+            RmsNorm.forward(on, rows.normed, rows.residual, block.feedForwardNorm(), config.normEpsilon());
+            MatMul.forward(on, workspace, List.of(rows.gate, rows.up), rows.normed, List.of(block.gate(), block.up()),
                     activations);
-            SwiGlu.forward(device, rows.gate, rows.gate, rows.up);
-            MatMul.accumulate(device, workspace, rows.residual, rows.gate, block.down(), activations);
+            SwiGlu.forward(on, rows.gate, rows.gate, rows.up);
+            MatMul.accumulate(on, workspace, rows.residual, rows.gate, block.down(), activations);
         }
 
         long byteSize() {
@@ -396,6 +448,7 @@ public final class LlamaForward implements AutoCloseable {
         try {
             if (!closed) {
                 closed = true;
+                stages.forEach(stage -> stage.recordings.values().forEach(Recording::close));
                 workspace.close();
                 arena.close();
             }

@@ -41,7 +41,8 @@ public record LlamaWeights(Tensor embedding, List<Block> blocks, Tensor norm, Te
      */
     public record Block(Tensor attentionNorm, Tensor query, Tensor key, Tensor value, Tensor attentionOutput,
             Tensor feedForwardNorm, Tensor gate, Tensor up, Tensor down) {
-        private List<Tensor> tensors() {
+        /** All of them. */
+        List<Tensor> tensors() {
             return List.of(attentionNorm, query, key, value, attentionOutput, feedForwardNorm, gate, up, down);
         }
     }

@@ -13,7 +13,9 @@ import io.puna.generate.Session;
 import io.puna.kernel.Add;
 import io.puna.kernel.ArgMax;
 import io.puna.kernel.KvCache;
+import io.puna.kernel.KvStep;
 import io.puna.kernel.MatMul;
+import io.puna.kernel.Workspace;
 import io.puna.model.LlamaForward;
 import java.lang.foreign.Arena;
 import java.lang.foreign.ValueLayout;
@@ -209,6 +211,84 @@ class CudaDeviceTest {
                 }
             }
             assertThat(results).hasSizeGreaterThan(1).allSatisfy(result -> assertThat(result).isEqualTo(results.getFirst()));
+        }
+    }
+
+    /**
+     * Next tokens of three sequences, whose steps are recorded and replayed, and the same with a second output row asked of no one, which
+     * is computed call by call: the same bits, while caches grow and sequences change places.
+     */
+    @ParameterizedTest
+    @ValueSource(strings = {"F32", "F16"})
+    void aReplayedStepHasTheBitsOfItsCalls(DType cacheType) throws Exception {
+        try (Device device = Device.cuda(0);
+                LlamaModel model = LlamaModel.open(TestData.fixture("models/gqa3-head80"), ModelOptions.defaults().withDevice(device));
+                LlamaForward replayed = model.newForward(8); LlamaForward called = model.newForward(8); Arena arena = Arena.ofConfined()) {
+            int vocabulary = model.config().vocabularySize();
+            Tensor some = device.allocate(arena, DType.F32, Shape.of(3, vocabulary));
+            Tensor others = device.allocate(arena, DType.F32, Shape.of(3, vocabulary));
+            List<KvCache> caches = new ArrayList<>();
+            List<KvCache> copies = new ArrayList<>();
+            for (int i = 0; i < 4; i++) {
+                caches.add(replayed.newCache(4 + i, cacheType));
+                copies.add(called.newCache(4 + i, cacheType));
+            }
+            for (int t = 0; t < 12; t++) {
+                List<LlamaForward.Part> parts = new ArrayList<>();
+                List<LlamaForward.Part> same = new ArrayList<>();
+                for (int i = 0; i < 3; i++) {
+                    int[] token = {(7 * t + i) % vocabulary};
+                    parts.add(grown(caches.get((i + t) % 3), token));
+                    same.add(grown(copies.get((i + t) % 3), token));
+                }
+                replayed.step(parts, some);
+                same.add(new LlamaForward.Part(copies.get(3), new int[] {1}, 0, 1, 0, 64)); // a row without logits
+                copies.get(3).truncate(0);
+                called.step(same, others);
+                assertThat(some.toFloatArray()).as("step %d", t).isEqualTo(others.toFloatArray());
+            }
+            caches.forEach(KvCache::close);
+            copies.forEach(KvCache::close);
+        }
+    }
+
+    private static LlamaForward.Part grown(KvCache cache, int[] token) {
+        if (cache.length() == cache.capacity()) {
+            cache.reserve(2 * cache.capacity());
+        }
+        return new LlamaForward.Part(cache, token, 0, 1, 1, 64);
+    }
+
+    @Test
+    void recordingsAreRefusedWhereTheyMakeNoSense() {
+        try (Device device = Device.cuda(0); Device cpu = Device.cpu(1); Workspace workspace = new Workspace();
+                Arena arena = Arena.ofConfined(); KvCache cache = KvCache.allocate(device, 1, 1, 8, 4, DType.F32)) {
+            Tensor x = device.allocate(arena, DType.F32, Shape.of(1, 8));
+            assertThatThrownBy(() -> cpu.record(on -> { })).isInstanceOf(UnsupportedOperationException.class)
+                    .hasMessageContaining("CPU, which carries calls out as they come");
+            Tensor best = device.allocate(arena, DType.I32, Shape.of(1));
+            assertThatThrownBy(() -> device.record(on -> ArgMax.forward(on, best, x))).isInstanceOf(UnsupportedOperationException.class)
+                    .hasMessageContaining("puna_argmax_forward: cannot be recorded");
+            assertThatThrownBy(() -> device.record(on -> on.allocate(arena, DType.F32, Shape.of(8))))
+                    .isInstanceOf(UnsupportedOperationException.class);
+            Device[] kept = new Device[1];
+            try (KvStep step = KvStep.begin(workspace, List.of(new KvStep.Part(cache, 1)));
+                    Recording recording = device.record(on -> {
+                        step.append(on, 0, x, x);
+                        kept[0] = on;
+                    })) {
+                step.replay(recording, 0);
+                assertThatThrownBy(() -> step.append(kept[0], 0, x, x)).isInstanceOf(IllegalArgumentException.class)
+                        .hasMessageContaining("a recording that has ended");
+                assertThatThrownBy(() -> step.replay(recording, 1)).isInstanceOf(IndexOutOfBoundsException.class);
+                recording.close();
+                assertThatThrownBy(() -> step.replay(recording, 0)).isInstanceOf(IllegalStateException.class);
+            }
+            try (KvStep step = KvStep.begin(workspace, List.of(new KvStep.Part(cache, 2)))) {
+                Tensor two = device.allocate(arena, DType.F32, Shape.of(2, 8));
+                assertThatThrownBy(() -> device.record(on -> step.append(on, 0, two, two)))
+                        .isInstanceOf(UnsupportedOperationException.class).hasMessageContaining("one row each");
+            }
         }
     }
 
