@@ -73,6 +73,7 @@ static __device__ int find_row(const part_list &list, int64_t &row) {
 template <int32_t kDtype>
 static __global__ void __launch_bounds__(32 * kFewWarps)
     attend_split(attention_call j, part_list list, int64_t first_row, int64_t split_keys, int64_t splits, float *partial) {
+    take_turn();
     __shared__ float sums[kFewWarps][kHeads][PUNA_CUDA_MOST_WIDTH];
     __shared__ float largests[kFewWarps][kHeads], totals[kFewWarps][kHeads];
     int64_t group = j.NH / j.NKV, groups = (group + kHeads - 1) / kHeads;
@@ -138,6 +139,7 @@ static __global__ void __launch_bounds__(32 * kFewWarps)
 
 static __global__ void join_splits(attention_call j, part_list list, int64_t first_row, int64_t split_keys, int64_t splits,
                                    const float *partial) {
+    take_turn();
     int64_t head = blockIdx.y, row = first_row + blockIdx.x, at_row = row;
     const attention_part part = part_at(list, find_row(list, at_row));
     int64_t position = part.position + at_row;
@@ -178,8 +180,8 @@ template <int32_t kDtype> static cudaError_t attend_few(cuda_context &c, const a
     for (int64_t r = 0; r < rows; r += most) {
         int64_t part = puna_min(most, rows - r);
         dim3 grid((unsigned)(part * j.NKV * groups), (unsigned)splits), joined((unsigned)part, (unsigned)j.NH);
-        CUDA_TRY(launch(c, attend_split<kDtype>, grid, 32 * kFewWarps, 0, j, list, r, split_keys, splits, partial));
-        CUDA_TRY(launch(c, join_splits, joined, 64, 0, j, list, r, split_keys, splits, partial));
+        CUDA_TRY(launch_next(c, attend_split<kDtype>, grid, 32 * kFewWarps, 0, j, list, r, split_keys, splits, partial));
+        CUDA_TRY(launch_next(c, join_splits, joined, 64, 0, j, list, r, split_keys, splits, partial));
     }
     return cudaSuccess;
 }
@@ -404,6 +406,7 @@ puna_status PUNA_KERNEL(attention_cached_forward)(puna_context *context, float *
 /* A block for a row of the step: its keys, then its values, step elements at a time, which are a block of the cache's type. */
 static __global__ void append(part_list list, int32_t cache_dtype, int64_t step, const float *k, const float *v, int64_t kv_stride,
                               int64_t NKV, int64_t HD) {
+    take_turn();
     int64_t t = blockIdx.x;
     const attention_part part = part_at(list, find_row(list, t));
     for (int64_t i = threadIdx.x * step; i < 2 * NKV * HD; i += blockDim.x * step) {
@@ -429,7 +432,7 @@ puna_status PUNA_KERNEL(kv_append)(puna_context *context, const puna_kv_sequence
             row += sequences[s].rows, rows += sequences[s].rows;
             if (rows == 0 || (list.count < kParts && s + 1 < count)) continue;
             if (rows > INT32_MAX) return cudaErrorInvalidConfiguration;
-            CUDA_TRY(launch(c, append, (unsigned)rows, kRowThreads, 0, list, cache_dtype, step, k, v, kv_stride, NKV, HD));
+            CUDA_TRY(launch_next(c, append, (unsigned)rows, kRowThreads, 0, list, cache_dtype, step, k, v, kv_stride, NKV, HD));
             list.count = 0, rows = 0;
         }
         return cudaSuccess;

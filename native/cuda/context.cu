@@ -96,6 +96,7 @@ static cudaError_t set_up(cuda_context *context) {
     CUDA_TRY(cudaSetDevice(context->device));
     CUDA_TRY(cudaGetDeviceProperties(&properties, context->device));
     context->processors = properties.multiProcessorCount;
+    context->early = properties.major >= 9;
     snprintf(context->name, sizeof context->name, "%.200s, sm_%d%d, %.1f GiB", properties.name, properties.major, properties.minor,
              (double)properties.totalGlobalMem / (1 << 30));
     CUDA_TRY(cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking));
@@ -213,15 +214,9 @@ static puna_status record(puna_context *base, puna_context **out) {
     return run(base, op, [=](cuda_context &parent) -> cudaError_t {
         cuda_context *context = (cuda_context *)calloc(1, sizeof *context);
         if (context == nullptr) return cudaErrorMemoryAllocation;
-        context->ops = parent.ops;
-        context->threads = 1;
-        context->fail = parent.fail;
-        context->device = parent.device;
-        context->processors = parent.processors;
-        context->scratch = parent.scratch;
-        context->results = parent.results;
-        context->results_on_device = parent.results_on_device;
-        memcpy(context->name, parent.name, sizeof context->name);
+        *context = parent; /* device, scratch, results and whatever else decides how a call is computed */
+        context->stream = nullptr;
+        for (int i = 0; i < 2; i++) context->staging[i] = nullptr, context->staged[i] = nullptr;
         pthread_mutex_init(&context->mutex, nullptr);
         cudaError_t error = begin_recording(context);
         if (error != cudaSuccess) {
