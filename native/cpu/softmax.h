@@ -8,7 +8,7 @@
 #include <math.h>
 
 /* A NaN is passed over here; the sum finds it. */
-static float maximum(const float *x, int64_t V) {
+static inline float maximum(const float *x, int64_t V) {
     vec best = vec_set1(-INFINITY);
     int64_t v = 0;
     for (; v + VEC_WIDTH <= V; v += VEC_WIDTH) best = vec_max(vec_load(x + v), best);
@@ -24,7 +24,7 @@ enum { SOFTMAX_STRETCH = 128 * VEC_WIDTH };
  * The sum of a stretch is taken in two accumulators by turns, lane by lane; the stretches are added lane by lane, then the lanes:
  * a vocabulary's 10^5 terms one after another would cost three digits. The tail is added at the end, term by term.
  */
-static float sum_of_exp(const float *x, float max, int64_t V) {
+static inline float sum_of_exp(const float *x, float max, int64_t V) {
     vec shift = vec_set1(max), total = vec_zero();
     int64_t v = 0, whole = V - V % (2 * VEC_WIDTH);
     while (v < whole) {

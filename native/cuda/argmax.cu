@@ -37,7 +37,7 @@ puna_status PUNA_KERNEL(argmax_forward)(puna_context *context, int32_t *y, const
         for (int64_t r = 0; r < rows; r += most) {
             int64_t count = puna_min(most, rows - r);
             CUDA_TRY(launch(c, argmax, (unsigned)count, kRowThreads, 0, (int32_t *)c.results_on_device, x + r * V, V));
-            CUDA_TRY(cudaStreamSynchronize(c.stream));
+            CUDA_TRY(wait_for(c));
             memcpy(y + r, c.results, (size_t)count * sizeof *y);
         }
         return cudaSuccess;

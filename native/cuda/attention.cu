@@ -28,7 +28,23 @@ constexpr int kParts = 32;
 struct part_list {
     attention_part parts[kParts];
     int count;
+    /* In a recording caches, capacities and positions are those of the replay's sequences, which lie on the device; else null. */
+    const puna_kv_sequence *sequences;
+    int64_t layer, NKV, HD;
+    puna_block block; /* of the caches' type */
 };
+
+/* Where a layer of a sequence's cache is, and what the step adds to it; row is its first among all. */
+static __host__ __device__ attention_part cached_part(const part_list &list, const puna_kv_sequence &sequence, int64_t row) {
+    int64_t head_stride = sequence.capacity * list.HD, plane = list.NKV * (head_stride / list.block.elements * list.block.bytes);
+    const char *k = (const char *)sequence.cache + list.layer * 2 * plane;
+    return {k, k + plane, head_stride, list.HD, row, sequence.rows, sequence.position, 0};
+}
+
+static __device__ attention_part part_at(const part_list &list, int p) {
+    int64_t row = list.parts[p].first; /* which in a recording is the sequence's number too */
+    return list.sequences == nullptr ? list.parts[p] : cached_part(list, list.sequences[row], row);
+}
 
 struct attention_call {
     float *y, *lse;
@@ -57,6 +73,7 @@ static __device__ int find_row(const part_list &list, int64_t &row) {
 template <int32_t kDtype>
 static __global__ void __launch_bounds__(32 * kFewWarps)
     attend_split(attention_call j, part_list list, int64_t first_row, int64_t split_keys, int64_t splits, float *partial) {
+    take_turn();
     __shared__ float sums[kFewWarps][kHeads][PUNA_CUDA_MOST_WIDTH];
     __shared__ float largests[kFewWarps][kHeads], totals[kFewWarps][kHeads];
     int64_t group = j.NH / j.NKV, groups = (group + kHeads - 1) / kHeads;
@@ -65,10 +82,11 @@ static __global__ void __launch_bounds__(32 * kFewWarps)
     int64_t head = kv_head * group + unit % groups * kHeads;
     int heads = (int)min((int64_t)kHeads, (kv_head + 1) * group - head);
     int64_t at_row = row;
-    const attention_part &part = list.parts[find_row(list, at_row)];
+    const attention_part part = part_at(list, find_row(list, at_row));
     int64_t position = part.position + at_row;
     int64_t begin = j.window > 0 && position >= j.window ? position - j.window + 1 : 0;
     begin += split * split_keys;
+    if (begin > position) return; /* the whole block: a stretch that only longer sequences have */
     int64_t end = min(begin + split_keys, position + 1);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
@@ -121,8 +139,9 @@ static __global__ void __launch_bounds__(32 * kFewWarps)
 
 static __global__ void join_splits(attention_call j, part_list list, int64_t first_row, int64_t split_keys, int64_t splits,
                                    const float *partial) {
+    take_turn();
     int64_t head = blockIdx.y, row = first_row + blockIdx.x, at_row = row;
-    const attention_part &part = list.parts[find_row(list, at_row)];
+    const attention_part part = part_at(list, find_row(list, at_row));
     int64_t position = part.position + at_row;
     int64_t seen = j.window > 0 ? min(j.window, position + 1) : position + 1;
     int64_t used = (seen + split_keys - 1) / split_keys, width = j.HD + 2;
@@ -148,7 +167,7 @@ template <int32_t kDtype> static cudaError_t attend_few(cuda_context &c, const a
     int64_t rows = 0, keys = 0, group = j.NH / j.NKV, groups = puna_ceil_div(group, kHeads);
     for (int p = 0; p < list.count; p++) {
         const attention_part &part = list.parts[p];
-        int64_t seen = part.position + part.rows;
+        int64_t seen = list.sequences != nullptr ? c.recorded.capacity : part.position + part.rows;
         rows += part.rows;
         keys = puna_max(keys, j.window > 0 ? puna_min(seen, j.window) : seen);
     }
@@ -161,8 +180,8 @@ template <int32_t kDtype> static cudaError_t attend_few(cuda_context &c, const a
     for (int64_t r = 0; r < rows; r += most) {
         int64_t part = puna_min(most, rows - r);
         dim3 grid((unsigned)(part * j.NKV * groups), (unsigned)splits), joined((unsigned)part, (unsigned)j.NH);
-        CUDA_TRY(launch(c, attend_split<kDtype>, grid, 32 * kFewWarps, 0, j, list, r, split_keys, splits, partial));
-        CUDA_TRY(launch(c, join_splits, joined, 64, 0, j, list, r, split_keys, splits, partial));
+        CUDA_TRY(launch_next(c, attend_split<kDtype>, grid, 32 * kFewWarps, 0, j, list, r, split_keys, splits, partial));
+        CUDA_TRY(launch_next(c, join_splits, joined, 64, 0, j, list, r, split_keys, splits, partial));
     }
     return cudaSuccess;
 }
@@ -307,8 +326,8 @@ template <int32_t kDtype> static cudaError_t attend(cuda_context &c, const atten
 
 /* Computes count parts, part_of(i), kParts of a kind at a time. */
 template <int32_t kDtype, class PartOf> static cudaError_t attend_all(cuda_context &c, const attention_call &j, int64_t count,
-                                                                 PartOf part_of) {
-    part_list lists[2] = {}; /* many rows, few rows */
+                                                                 PartOf part_of, const part_list &empty = {}) {
+    part_list lists[2] = {empty, empty}; /* many rows, few rows */
     for (int64_t i = 0; i < count; i++) {
         attention_part part = part_of(i);
         if (part.rows == 0) continue;
@@ -352,6 +371,13 @@ puna_status PUNA_KERNEL(attention_forward)(puna_context *context, float *y, int6
     });
 }
 
+static part_list empty_list(const cuda_context &c, int32_t cache_dtype, int64_t layer, int64_t NKV, int64_t HD) {
+    part_list list = {};
+    list.sequences = c.sequences;
+    list.layer = layer, list.NKV = NKV, list.HD = HD, list.block = puna_block_of(cache_dtype);
+    return list;
+}
+
 puna_status PUNA_KERNEL(attention_cached_forward)(puna_context *context, float *y, int64_t y_stride, const float *q,
                                                   int64_t q_stride, const puna_kv_sequence *sequences, int32_t count,
                                                   int32_t cache_dtype, int64_t layer, int64_t NH, int64_t NKV, int64_t HD,
@@ -362,19 +388,17 @@ puna_status PUNA_KERNEL(attention_cached_forward)(puna_context *context, float *
     if (too_wide(context, op, HD, &status)) return status;
     attention_call j = {y, nullptr, q, y_stride, q_stride, NH, NKV, HD, window, scale};
     return run(context, op, [=](cuda_context &c) {
+        part_list empty = empty_list(c, cache_dtype, layer, NKV, HD);
         int64_t row = 0;
-        auto part_of = [&](int64_t s) {
-            int64_t head_stride = sequences[s].capacity * HD, plane = NKV * puna_row_bytes(cache_dtype, head_stride);
-            const char *k = (const char *)sequences[s].cache + layer * 2 * plane;
-            attention_part part = {k, k + plane, head_stride, HD, row, sequences[s].rows,
-                                   sequences[s].position, 0};
+        auto next = [&](int64_t s) {
+            attention_part part = cached_part(empty, sequences[s], row);
             row += part.rows;
             return part;
         };
         switch (cache_dtype) {
-        case PUNA_DTYPE_F32: return attend_all<PUNA_DTYPE_F32>(c, j, count, part_of);
-        case PUNA_DTYPE_F16: return attend_all<PUNA_DTYPE_F16>(c, j, count, part_of);
-        default: return attend_all<PUNA_DTYPE_Q8_0>(c, j, count, part_of);
+        case PUNA_DTYPE_F32: return attend_all<PUNA_DTYPE_F32>(c, j, count, next, empty);
+        case PUNA_DTYPE_F16: return attend_all<PUNA_DTYPE_F16>(c, j, count, next, empty);
+        default: return attend_all<PUNA_DTYPE_Q8_0>(c, j, count, next, empty);
         }
     });
 }
@@ -382,8 +406,9 @@ puna_status PUNA_KERNEL(attention_cached_forward)(puna_context *context, float *
 /* A block for a row of the step: its keys, then its values, step elements at a time, which are a block of the cache's type. */
 static __global__ void append(part_list list, int32_t cache_dtype, int64_t step, const float *k, const float *v, int64_t kv_stride,
                               int64_t NKV, int64_t HD) {
+    take_turn();
     int64_t t = blockIdx.x;
-    const attention_part &part = list.parts[find_row(list, t)];
+    const attention_part part = part_at(list, find_row(list, t));
     for (int64_t i = threadIdx.x * step; i < 2 * NKV * HD; i += blockDim.x * step) {
         bool value = i >= NKV * HD;
         int64_t h = i / HD % NKV, d = i % HD;
@@ -400,18 +425,14 @@ puna_status PUNA_KERNEL(kv_append)(puna_context *context, const puna_kv_sequence
                                    int32_t cache_dtype, int64_t layer, const float *k, const float *v, int64_t kv_stride,
                                    int64_t NKV, int64_t HD) {
     return run(context, "puna_kv_append", [=](cuda_context &c) {
-        part_list list = {};
+        part_list list = empty_list(c, cache_dtype, layer, NKV, HD);
         int64_t row = 0, rows = 0, step = puna_block_of(cache_dtype).elements;
         for (int32_t s = 0; s < count; s++) {
-            int64_t head_stride = sequences[s].capacity * HD, plane = NKV * puna_row_bytes(cache_dtype, head_stride);
-            const char *keys = (const char *)sequences[s].cache + layer * 2 * plane;
-            if (sequences[s].rows > 0)
-                list.parts[list.count++] = {keys, keys + plane, head_stride, HD, row, sequences[s].rows,
-                                            sequences[s].position, 0};
+            if (sequences[s].rows > 0) list.parts[list.count++] = cached_part(list, sequences[s], row);
             row += sequences[s].rows, rows += sequences[s].rows;
             if (rows == 0 || (list.count < kParts && s + 1 < count)) continue;
             if (rows > INT32_MAX) return cudaErrorInvalidConfiguration;
-            CUDA_TRY(launch(c, append, (unsigned)rows, kRowThreads, 0, list, cache_dtype, step, k, v, kv_stride, NKV, HD));
+            CUDA_TRY(launch_next(c, append, (unsigned)rows, kRowThreads, 0, list, cache_dtype, step, k, v, kv_stride, NKV, HD));
             list.count = 0, rows = 0;
         }
         return cudaSuccess;

@@ -32,12 +32,16 @@ struct cuda_context : puna_context {
     puna_fail_function fail;
     int device;
     int processors;
+    bool early; /* whether the device can place blocks of a kernel before the one ahead of it has ended              */
     cudaStream_t stream;
     pthread_mutex_t mutex;
     char *scratch;
     void *results, *results_on_device; /* the same memory, seen from both sides                                     */
     char *staging[2];                  /* pinned; null before the first large copy                                  */
     cudaEvent_t staged[2];             /* that a copy from the staging of this number has left it                   */
+    /* Of a recording: what was recorded, and the sequences of the replay in progress, on the device and as the host writes them. */
+    cudaGraphExec_t graph;
+    puna_kv_sequence *sequences, *sequences_here;
     char name[256];
     char poison[384]; /* the sentence of the error that the device does not recover from, or empty                  */
 };
@@ -61,25 +65,60 @@ template <class Body> puna_status run(puna_context *base, const char *op, Body b
     return status;
 }
 
+/* Waits for what the context was asked for, before the host reads results. In a recording there is nothing to wait for. */
+inline cudaError_t wait_for(cuda_context &context) {
+    return context.parent != nullptr ? cudaErrorStreamCaptureUnsupported : cudaStreamSynchronize(context.stream);
+}
+
 #define CUDA_TRY(call)                                 \
     do {                                               \
         cudaError_t error_ = (call);                   \
         if (error_ != cudaSuccess) return error_;      \
     } while (0)
 
-/* Queues a kernel. Only what a block needs beyond 48 KiB has to be asked for. */
+/* Queues a kernel. Only what a block needs beyond 48 KiB has to be asked for. early: see launch_next. */
 template <class... Parameters, class... Arguments>
-cudaError_t launch(cuda_context &context, void (*kernel)(Parameters...), dim3 grid, int threads, int64_t shared_bytes,
-                   Arguments... arguments) {
+cudaError_t queue(cuda_context &context, bool early, void (*kernel)(Parameters...), dim3 grid, int threads, int64_t shared_bytes,
+                  Arguments... arguments) {
 #if defined(__CUDACC__)
     if (shared_bytes > 48 << 10)
         CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes));
-    kernel<<<grid, threads, (size_t)shared_bytes, context.stream>>>(static_cast<Parameters>(arguments)...);
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid, config.blockDim = dim3((unsigned)threads), config.dynamicSmemBytes = (size_t)shared_bytes;
+    config.stream = context.stream, config.attrs = &attribute, config.numAttrs = early;
+    CUDA_TRY(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
 #else
-    (void)context;
-    emulated_launch(grid, threads, shared_bytes, [&] { kernel(static_cast<Parameters>(arguments)...); });
+    (void)early;
+    emulated_launch(context.stream, grid, threads, shared_bytes, [=] { kernel(static_cast<Parameters>(arguments)...); });
 #endif
     return cudaGetLastError();
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch(cuda_context &context, void (*kernel)(Parameters...), dim3 grid, int threads, int64_t shared_bytes,
+                   Arguments... arguments) {
+    return queue(context, false, kernel, grid, threads, shared_bytes, arguments...);
+}
+
+/*
+ * Queues a kernel that begins with take_turn(): its blocks may be placed while the one before ends, so that a generated token's
+ * hundreds of short kernels leave no gaps. For those kernels alone.
+ */
+template <class... Parameters, class... Arguments>
+cudaError_t launch_next(cuda_context &context, void (*kernel)(Parameters...), dim3 grid, int threads, int64_t shared_bytes,
+                        Arguments... arguments) {
+    return queue(context, context.early, kernel, grid, threads, shared_bytes, arguments...);
+}
+
+/* Lets the next kernel's blocks be placed, and waits until those before have ended and written all they write. */
+__device__ inline void take_turn() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 /* Blocks of a kernel whose threads walk n items with a stride: enough to fill any device, few enough for a grid. */

@@ -14,7 +14,9 @@ static bool recovers(cudaError_t error) {
     case cudaErrorInvalidValue:
     case cudaErrorInvalidConfiguration:
     case cudaErrorLaunchOutOfResources:
-    case cudaErrorNoKernelImageForDevice: return true;
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorStreamCaptureUnsupported:
+    case cudaErrorStreamCaptureInvalidated: return true;
     default: return false;
     }
 }
@@ -26,6 +28,8 @@ puna_status cuda_failure(cuda_context *context, const char *op, cudaError_t erro
                  cudaGetErrorName(error));
     if (error == cudaErrorMemoryAllocation)
         return context->fail(PUNA_STATUS_OUT_OF_MEMORY, "%s: cuda:%d is out of memory", op, context->device);
+    if (error == cudaErrorStreamCaptureUnsupported)
+        return context->fail(PUNA_STATUS_UNSUPPORTED, "%s: cannot be recorded: it writes host memory, or copies", op);
     return context->fail(PUNA_STATUS_DEVICE_ERROR, "%s: cuda:%d: %s (%s)%s", op, context->device, cudaGetErrorString(error),
                          cudaGetErrorName(error), recovers(error) ? "" : "; this context is of no use any more");
 }
@@ -50,9 +54,30 @@ static puna_status no_device(puna_fail_function fail, int device, int count, cud
     return fail(unsupported, "puna_context_create: there is no device cuda:%d, the last one is cuda:%d", device, count - 1);
 }
 
+/* A recording's scratch and results are its parent's. What it replayed may be running still: cudaFree waits for that. */
+static void destroy_recording(cuda_context *context) {
+    if (!context->recorded.ended) { /* the stream is still recording */
+        cudaGraph_t recorded = nullptr;
+        cudaStreamEndCapture(context->stream, &recorded);
+        if (recorded != nullptr) cudaGraphDestroy(recorded);
+    }
+    if (context->sequences != nullptr) cudaFree(context->sequences);
+    if (context->sequences_here != nullptr) cudaFreeHost(context->sequences_here);
+    if (context->staged[0] != nullptr) cudaEventDestroy(context->staged[0]);
+    if (context->graph != nullptr) cudaGraphExecDestroy(context->graph);
+    if (context->stream != nullptr) cudaStreamDestroy(context->stream);
+    cudaGetLastError();
+    pthread_mutex_destroy(&context->mutex);
+    free(context);
+}
+
 static void destroy(puna_context *base) {
     cuda_context *context = static_cast<cuda_context *>(base);
     cudaSetDevice(context->device);
+    if (context->parent != nullptr) {
+        destroy_recording(context);
+        return;
+    }
     if (context->stream != nullptr) cudaStreamSynchronize(context->stream);
     for (int i = 0; i < 2; i++) {
         if (context->staging[i] != nullptr) cudaFreeHost(context->staging[i]);
@@ -71,6 +96,7 @@ static cudaError_t set_up(cuda_context *context) {
     CUDA_TRY(cudaSetDevice(context->device));
     CUDA_TRY(cudaGetDeviceProperties(&properties, context->device));
     context->processors = properties.multiProcessorCount;
+    context->early = properties.major >= 9;
     snprintf(context->name, sizeof context->name, "%.200s, sm_%d%d, %.1f GiB", properties.name, properties.major, properties.minor,
              (double)properties.totalGlobalMem / (1 << 30));
     CUDA_TRY(cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking));
@@ -123,6 +149,15 @@ static puna_status allocate(puna_context *base, int64_t bytes, void **memory) {
                          (long long)bytes, context->device, free_bytes, all_bytes);
 }
 
+static puna_status available(puna_context *base, int64_t *free_bytes, int64_t *all_bytes) {
+    return run(base, "puna_memory_available", [=](cuda_context &) -> cudaError_t {
+        size_t free_now = 0, all = 0;
+        CUDA_TRY(cudaMemGetInfo(&free_now, &all));
+        *free_bytes = (int64_t)free_now, *all_bytes = (int64_t)all;
+        return cudaSuccess;
+    });
+}
+
 /* cudaFree waits for the device, so that nothing that was queued before loses its memory. A poisoned context frees too. */
 static puna_status release(puna_context *base, void *memory) {
     cuda_context *context = static_cast<cuda_context *>(base);
@@ -164,8 +199,65 @@ static puna_status copy(puna_context *base, void *to, bool to_device, const void
     });
 }
 
+static cudaError_t begin_recording(cuda_context *context) {
+    constexpr size_t bytes = PUNA_RECORDING_MAX_SEQUENCES * sizeof(puna_kv_sequence);
+    CUDA_TRY(cudaMalloc((void **)&context->sequences, bytes));
+    CUDA_TRY(cudaMallocHost((void **)&context->sequences_here, bytes));
+    CUDA_TRY(cudaEventCreateWithFlags(&context->staged[0], cudaEventDisableTiming));
+    CUDA_TRY(cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking));
+    /* Relaxed: other threads, and this one for other contexts, allocate as they like; calls may come from several threads. */
+    return cudaStreamBeginCapture(context->stream, cudaStreamCaptureModeRelaxed);
+}
+
+static puna_status record(puna_context *base, puna_context **out) {
+    const char *op = "puna_recording_begin";
+    return run(base, op, [=](cuda_context &parent) -> cudaError_t {
+        cuda_context *context = (cuda_context *)calloc(1, sizeof *context);
+        if (context == nullptr) return cudaErrorMemoryAllocation;
+        *context = parent; /* device, scratch, results and whatever else decides how a call is computed */
+        context->stream = nullptr;
+        for (int i = 0; i < 2; i++) context->staging[i] = nullptr, context->staged[i] = nullptr;
+        pthread_mutex_init(&context->mutex, nullptr);
+        cudaError_t error = begin_recording(context);
+        if (error != cudaSuccess) {
+            context->recorded.ended = true;
+            destroy_recording(context);
+            return error;
+        }
+        *out = context;
+        return cudaSuccess;
+    });
+}
+
+static puna_status end(puna_context *base) {
+    return run(base, "puna_recording_end", [](cuda_context &context) -> cudaError_t {
+        cudaGraph_t recorded = nullptr;
+        CUDA_TRY(cudaStreamEndCapture(context.stream, &recorded));
+        cudaError_t error = cudaGraphInstantiate(&context.graph, recorded, 0);
+        cudaGraphDestroy(recorded);
+        return error;
+    });
+}
+
+/* The copy of the sequences before has been made when the host writes the next. */
+static puna_status replay(puna_context *base, const puna_kv_sequence *sequences, int32_t count) {
+    cuda_context *recording = static_cast<cuda_context *>(base);
+    return run(base->parent, "puna_recording_replay", [=](cuda_context &context) -> cudaError_t {
+        if (recording->graph == nullptr) return cudaErrorInvalidValue;
+        if (count > 0) {
+            size_t bytes = (size_t)count * sizeof *sequences;
+            CUDA_TRY(cudaEventSynchronize(recording->staged[0]));
+            memcpy(recording->sequences_here, sequences, bytes);
+            CUDA_TRY(cudaMemcpyAsync(recording->sequences, recording->sequences_here, bytes, cudaMemcpyHostToDevice, context.stream));
+            CUDA_TRY(cudaEventRecord(recording->staged[0], context.stream));
+        }
+        return cudaGraphLaunch(recording->graph, context.stream);
+    });
+}
+
 extern "C" {
 extern PUNA_API const puna_backend puna_cuda_backend;
-const puna_backend puna_cuda_backend = {PUNA_ABI_VERSION, (int64_t)sizeof(puna_ops), create,  destroy,
-                                        describe,         allocate,                  release, copy};
+const puna_backend puna_cuda_backend = {PUNA_ABI_VERSION, (int64_t)sizeof(puna_ops), create,    destroy,
+                                        describe,         allocate,                  available, release, copy,
+                                        record,           end,                       replay};
 }

@@ -15,6 +15,7 @@ int64_t PUNA_KERNEL(matmul_integer_workspace_size)(puna_context *context, const 
 /* A row of the scratch: K / 32 scales, then K int16. As puna_quantize says. */
 static __global__ void round_rows(char *scratch, int64_t pitch, const float *x, int64_t x_stride, int64_t rows, int64_t K,
                                   float top) {
+    take_turn();
     int64_t groups = K / 32, warp = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32;
     if (warp >= rows * groups) return;
     int64_t r = warp / groups, group = warp % groups;
@@ -71,6 +72,7 @@ static __device__ float add_group(float y, const char *row, int32_t dtype, int64
 
 static __global__ void products_of_rows(float *y, puna_matmul_product product, const char *w, int64_t row_bytes,
                                         const char *scratch, int64_t pitch, int64_t rows, int64_t K) {
+    take_turn();
     int64_t groups = K / 32, n = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32;
     if (n >= product.N) return;
     for (int64_t r = 0; r < rows; r++) {
@@ -94,11 +96,11 @@ puna_status PUNA_KERNEL(matmul_integer_forward)(puna_context *context, const pun
         if (most == 0) return cudaErrorInvalidValue; /* a row of some 30 million elements */
         for (int64_t r = 0; r < rows; r += most) {
             int64_t part = puna_min(most, rows - r);
-            CUDA_TRY(launch(c, round_rows, (unsigned)puna_ceil_div(part * groups, 8), 256, 0, c.scratch, pitch, x + r * x_stride,
+            CUDA_TRY(launch_next(c, round_rows, (unsigned)puna_ceil_div(part * groups, 8), 256, 0, c.scratch, pitch, x + r * x_stride,
                             x_stride, part, K, puna_activations_top(activations)));
             for (int32_t p = 0; p < count; p++) {
                 if (products[p].N / 8 >= INT32_MAX) return cudaErrorInvalidConfiguration;
-                CUDA_TRY(launch(c, products_of_rows, (unsigned)puna_ceil_div(products[p].N, 8), 256, 0,
+                CUDA_TRY(launch_next(c, products_of_rows, (unsigned)puna_ceil_div(products[p].N, 8), 256, 0,
                                 y[p] + r * products[p].y_stride, products[p], (const char *)w[p],
                                 puna_row_bytes(products[p].w_dtype, K), c.scratch, pitch, part, K));
             }

@@ -6,6 +6,7 @@
 #include "common.cuh"
 
 static __global__ void normalise(float *y, float *rstd, const float *x, const void *g, int32_t g_dtype, int64_t C, float eps) {
+    take_turn();
     const float *x_r = x + blockIdx.x * C;
     float *y_r = y + blockIdx.x * C, squares = 0;
     for (int64_t c = threadIdx.x; c < C; c += kRowThreads) squares = fmaf(x_r[c], x_r[c], squares);
@@ -17,7 +18,7 @@ static __global__ void normalise(float *y, float *rstd, const float *x, const vo
 puna_status PUNA_KERNEL(rmsnorm_forward)(puna_context *context, float *y, float *rstd, const float *x, const void *g,
                                          int32_t g_dtype, int64_t rows, int64_t C, float eps) {
     return run(context, "puna_rmsnorm_forward", [=](cuda_context &c) {
-        return launch(c, normalise, (unsigned)rows, kRowThreads, 0, y, rstd, x, g, g_dtype, C, eps);
+        return launch_next(c, normalise, (unsigned)rows, kRowThreads, 0, y, rstd, x, g, g_dtype, C, eps);
     });
 }
 

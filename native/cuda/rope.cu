@@ -28,6 +28,7 @@ puna_status PUNA_KERNEL(rope_table)(puna_context *context, float *table, const f
 /* direction 1 rotates by the table's angles, -1 by their negatives. */
 static __global__ void rotate(float *x, int64_t x_stride, const float *table, int32_t layout, int64_t rows, int64_t heads,
                               int64_t HD, float direction) {
+    take_turn();
     int64_t half = HD / 2, pairs = heads * half, stride = (int64_t)gridDim.x * blockDim.x;
     for (int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; at < rows * pairs; at += stride) {
         int64_t r = at / pairs, h = at % pairs / half, i = at % half;
@@ -43,7 +44,7 @@ static __global__ void rotate(float *x, int64_t x_stride, const float *table, in
 puna_status PUNA_KERNEL(rope_forward)(puna_context *context, float *x, int64_t x_stride, const float *table, int32_t layout,
                                       int64_t rows, int64_t heads, int64_t HD) {
     return run(context, "puna_rope_forward", [=](cuda_context &c) {
-        return launch(c, rotate, blocks_for(rows * heads * HD / 2, 256), 256, 0, x, x_stride, table, layout, rows, heads, HD,
+        return launch_next(c, rotate, blocks_for(rows * heads * HD / 2, 256), 256, 0, x, x_stride, table, layout, rows, heads, HD,
                       1.0f);
     });
 }
@@ -51,7 +52,7 @@ puna_status PUNA_KERNEL(rope_forward)(puna_context *context, float *x, int64_t x
 puna_status PUNA_KERNEL(rope_backward)(puna_context *context, float *dx, int64_t dx_stride, const float *table, int32_t layout,
                                        int64_t rows, int64_t heads, int64_t HD) {
     return run(context, "puna_rope_backward", [=](cuda_context &c) {
-        return launch(c, rotate, blocks_for(rows * heads * HD / 2, 256), 256, 0, dx, dx_stride, table, layout, rows, heads, HD,
+        return launch_next(c, rotate, blocks_for(rows * heads * HD / 2, 256), 256, 0, dx, dx_stride, table, layout, rows, heads, HD,
                       -1.0f);
     });
 }

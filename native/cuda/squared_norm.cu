@@ -31,7 +31,7 @@ static __global__ void part_sums(double *parts, const float *x, int64_t n, int64
 puna_status PUNA_KERNEL(squared_norm)(puna_context *context, double *result, const float *x, int64_t n) {
     return run(context, "puna_squared_norm", [=](cuda_context &c) {
         CUDA_TRY(launch(c, part_sums, kParts, 128, 0, (double *)c.results_on_device, x, n, puna_ceil_div(n, kParts)));
-        CUDA_TRY(cudaStreamSynchronize(c.stream));
+        CUDA_TRY(wait_for(c));
         double sum = 0;
         for (int p = 0; p < kParts; p++) sum += ((const double *)c.results)[p];
         *result = sum;

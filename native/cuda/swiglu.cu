@@ -13,6 +13,7 @@ static __device__ float silu_derivative(float a) {
 
 static __global__ void gate_rows(float *y, int64_t y_stride, const float *gate, const float *up, int64_t x_stride, int64_t rows,
                                  int64_t FF) {
+    take_turn();
     int64_t stride = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < rows * FF; i += stride) {
         int64_t r = i / FF, f = i % FF;
@@ -23,7 +24,7 @@ static __global__ void gate_rows(float *y, int64_t y_stride, const float *gate, 
 puna_status PUNA_KERNEL(swiglu_forward)(puna_context *context, float *y, int64_t y_stride, const float *gate, const float *up,
                                         int64_t x_stride, int64_t rows, int64_t FF) {
     return run(context, "puna_swiglu_forward", [=](cuda_context &c) {
-        return launch(c, gate_rows, blocks_for(rows * FF, 256), 256, 0, y, y_stride, gate, up, x_stride, rows, FF);
+        return launch_next(c, gate_rows, blocks_for(rows * FF, 256), 256, 0, y, y_stride, gate, up, x_stride, rows, FF);
     });
 }
 

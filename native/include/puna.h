@@ -34,8 +34,8 @@
  *
  * ON A DEVICE WITH MEMORY OF ITS OWN (a context of PUNA_BACKEND_CUDA) the same calls mean the same, with these differences:
  *   - Arrays of numbers (float *, weights, caches, workspaces) must be memory of puna_memory_allocate on that very context. What
- *     steers a call is host memory on every context: structs, ids, positions, targets, the result of puna_argmax_forward and
- *     of puna_squared_norm. Memory of the wrong place is PUNA_STATUS_INVALID_ARGUMENT.
+ *     steers a call is host memory on every context: structs, ids, positions, targets, the results of puna_argmax_forward,
+ *     puna_candidates_forward and puna_squared_norm. Memory of the wrong place is PUNA_STATUS_INVALID_ARGUMENT.
  *   - A call may return before the device has done what it asks; calls on one context are done in their order all the same, and
  *     one that writes host memory waits. A failure of the device may so be told by a later call. One that the device cannot
  *     recover from is told by every later call on the context, each with PUNA_STATUS_DEVICE_ERROR and the first sentence.
@@ -60,7 +60,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a signature, struct, enum value or contract in this file changes. */
-#define PUNA_ABI_VERSION 5
+#define PUNA_ABI_VERSION 6
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Status, errors, identity
@@ -178,6 +178,12 @@ PUNA_API int64_t puna_context_describe(const puna_context *context, char *buffer
 PUNA_API puna_status puna_memory_allocate(puna_context *context, int64_t bytes, void **memory);
 
 /*
+ * Writes the bytes of the context's device that are free and those it has: of everybody who uses the device, and only for now.
+ * PUNA_STATUS_UNSUPPORTED: the context computes on host memory (the CPU).
+ */
+PUNA_API puna_status puna_memory_available(puna_context *context, int64_t *free_bytes, int64_t *all_bytes);
+
+/*
  * Frees memory of puna_memory_allocate, after what was asked of it before. Null is allowed. The context may have been destroyed.
  * No other call that uses the memory may be running or follow.
  */
@@ -287,6 +293,25 @@ PUNA_API puna_status puna_log_softmax_forward(puna_context *context, float *y, c
  *   x  (rows, V) F32, V < 2^31
  */
 PUNA_API puna_status puna_argmax_forward(puna_context *context, int32_t *y, const float *x, int64_t rows, int64_t V);
+
+#define PUNA_CANDIDATES_MAX 1024
+#define PUNA_CANDIDATES_PARTS 256
+
+/*
+ * What a sampler has to know of a row of logits: the n largest, and what all together weigh.
+ *   values[r, i], ids[r, i] = the element after i others and its index: the largest first, among equals the lowest index; NaN last
+ *   sums[r, p] = sum over v in part p of exp((x[r, v] - values[r, 0]) / temperature), in F64
+ * Part p of a row are its elements from p * ceil(V / PUNA_CANDIDATES_PARTS) on, as many. An element equal to the largest weighs
+ * 1, also when it is infinite, NaN weighs 0. Sums are off by less than 1e-12 of themselves on every backend.
+ *   values  (rows, n) F32, =
+ *   ids     (rows, n) int32, =
+ *   sums    (rows, PUNA_CANDIDATES_PARTS) F64, =; null when they are not wanted
+ *   x       (rows, V) F32, V < 2^31
+ *   n       1 to V, at most PUNA_CANDIDATES_MAX
+ *   temperature  finite and above 0; not looked at when sums is null
+ */
+PUNA_API puna_status puna_candidates_forward(puna_context *context, float *values, int32_t *ids, double *sums, const float *x,
+                                             int64_t rows, int64_t V, int64_t n, double temperature);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Rotary position embedding (Su et al. 2021)
@@ -533,6 +558,36 @@ PUNA_API puna_status puna_squared_norm(puna_context *context, double *result, co
 PUNA_API puna_status puna_adamw_step(puna_context *context, float *w, float *m, float *v, const float *g, int64_t n,
                                      int64_t step, double learning_rate, double beta1, double beta2, double eps,
                                      double weight_decay, double gradient_scale);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Recordings: a step's calls made once and carried out many times, with one call of the driver
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+#define PUNA_RECORDING_MAX_SEQUENCES 256
+
+/*
+ * Begins a recording: *recording is a context on which calls are not carried out, but recorded. Memory of context is its memory; it
+ * has none of its own, and holds context until puna_context_destroy ends it. Calls on context itself go on as ever meanwhile.
+ *
+ * Recorded are all arguments of a call, addresses and numbers, ids and positions included, but the sequences of puna_kv_append and
+ * puna_attention_cached_forward, which each replay brings anew. These have one row each, are at most PUNA_RECORDING_MAX_SEQUENCES, and
+ * alike in all calls of a recording. PUNA_STATUS_UNSUPPORTED: they are not, or the call is one that writes host memory or copies.
+ * After a call that failed the recording is of no use.
+ * PUNA_STATUS_UNSUPPORTED of puna_recording_begin: the context is a CPU, which has nothing to gain, or a recording.
+ */
+PUNA_API puna_status puna_recording_begin(puna_context *context, puna_context **recording);
+
+/* Ends a recording, which from now on takes puna_recording_replay, puna_context_describe and puna_context_destroy. */
+PUNA_API puna_status puna_recording_end(puna_context *recording);
+
+/*
+ * Carries the recorded calls out, in the order of the calls on the context that was recorded for. Results have the bits of the same
+ * calls on that context, but where attention reaches beyond 2^18 keys. All memory that they name, of weights and activations alike,
+ * has to be there still: nothing looks.
+ *   sequences  (count) of as many as were recorded, one row each, of no larger capacity than the largest of those; null and 0 where
+ *              none were. Caches are of the type recorded and reach up to the highest layer.
+ */
+PUNA_API puna_status puna_recording_replay(puna_context *recording, const puna_kv_sequence *sequences, int32_t count);
 
 #ifdef __cplusplus
 }

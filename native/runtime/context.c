@@ -133,6 +133,24 @@ void puna_context_destroy(puna_context *context) {
     free(context);
 }
 
+puna_status puna_recording_begin(puna_context *context, puna_context **recording) {
+    const char *op = "puna_recording_begin";
+    if (context == NULL || recording == NULL)
+        return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: %s is null", op, context == NULL ? "context" : "recording");
+    if (context->backend == NULL || context->parent != NULL)
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "%s: this context is a %s", op, context->parent != NULL ? "recording"
+                         : "CPU, which carries calls out as they come");
+    puna_context *made = NULL;
+    puna_status status = context->backend->record(context, &made);
+    if (status != PUNA_STATUS_OK) return status;
+    made->backend = context->backend;
+    made->references = 1;
+    made->parent = context;
+    puna_context_retain(context);
+    *recording = made;
+    return PUNA_STATUS_OK;
+}
+
 int64_t puna_context_describe(const puna_context *context, char *buffer, int64_t capacity) {
     char line[256] = "no context";
     if (context != NULL && context->backend != NULL)

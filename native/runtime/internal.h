@@ -36,6 +36,8 @@ typedef struct puna_ops {
                                    int64_t FF);
     puna_status (*log_softmax_forward)(puna_context *, float *y, const float *x, int64_t rows, int64_t V);
     puna_status (*argmax_forward)(puna_context *, int32_t *y, const float *x, int64_t rows, int64_t V);
+    puna_status (*candidates_forward)(puna_context *, float *values, int32_t *ids, double *sums, const float *x, int64_t rows,
+                                      int64_t V, int64_t n, double temperature);
     puna_status (*rope_table)(puna_context *, float *table, const float *frequencies, const int32_t *positions,
                               int64_t rows, int64_t HD, float magnitude);
     puna_status (*rope_forward)(puna_context *, float *x, int64_t x_stride, const float *table, int32_t layout, int64_t rows,
@@ -87,13 +89,22 @@ typedef struct puna_ops {
 
 typedef struct puna_backend puna_backend;
 
+/* What the recorded calls that take sequences have in common; count is 0 while there is none. */
+typedef struct puna_recorded {
+    bool ended;
+    int32_t count, cache_dtype;
+    int64_t layers, capacity, NKV, HD;
+} puna_recorded;
+
 struct puna_context {
     const puna_ops *ops;
     puna_pool *pool; /* null: one thread                                                                            */
     int32_t threads;
     int32_t isa; /* PUNA_ISA_*, never PUNA_ISA_AUTO; 0 with a backend                                                */
     const puna_backend *backend; /* null: the CPU, which computes on host memory                                    */
-    int64_t references;          /* with a backend: the caller's and one for every piece of memory; by runtime/memory.c */
+    int64_t references; /* with a backend: the caller's, one for every piece of memory, one for every recording; by runtime/memory.c */
+    puna_context *parent;   /* of a recording: whose memory it works on; else null                                  */
+    puna_recorded recorded; /* of a recording                                                                       */
 };
 
 /*
@@ -110,9 +121,13 @@ struct puna_backend {
     void (*destroy)(puna_context *);
     void (*describe)(const puna_context *, char *line, size_t capacity);
     puna_status (*allocate)(puna_context *, int64_t bytes, void **memory);
+    puna_status (*available)(puna_context *, int64_t *free_bytes, int64_t *all_bytes);
     puna_status (*release)(puna_context *, void *memory);
     /* Which sides are the device's; at least one is. */
     puna_status (*copy)(puna_context *, void *to, bool to_device, const void *from, bool from_device, int64_t bytes);
+    puna_status (*record)(puna_context *parent, puna_context **recording);
+    puna_status (*end)(puna_context *recording);
+    puna_status (*replay)(puna_context *recording, const puna_kv_sequence *sequences, int32_t count);
 };
 
 extern const puna_ops puna_reference_ops;
@@ -155,7 +170,8 @@ int32_t puna_cpu_count(void);
  */
 puna_status puna_check_place(const puna_context *context, const char *op, const char *name, const void *pointer, int64_t bytes);
 
-/* Gives a reference to a context of a backend back; the last one ends it. */
+/* Takes a reference to a context of a backend, and gives one back; the last one ends it, and gives a recording's parent back. */
+void puna_context_retain(puna_context *context);
 void puna_context_release(puna_context *context);
 
 /* Copies text as puna_last_error does. */

@@ -46,6 +46,8 @@ puna_status PUNA_KERNEL(swiglu_backward)(puna_context *, float *dgate, float *du
                                          int64_t FF);
 puna_status PUNA_KERNEL(log_softmax_forward)(puna_context *, float *y, const float *x, int64_t rows, int64_t V);
 puna_status PUNA_KERNEL(argmax_forward)(puna_context *, int32_t *y, const float *x, int64_t rows, int64_t V);
+puna_status PUNA_KERNEL(candidates_forward)(puna_context *, float *values, int32_t *ids, double *sums, const float *x, int64_t rows,
+                                            int64_t V, int64_t n, double temperature);
 puna_status PUNA_KERNEL(rope_table)(puna_context *, float *table, const float *frequencies, const int32_t *positions,
                                     int64_t rows, int64_t HD, float magnitude);
 puna_status PUNA_KERNEL(rope_forward)(puna_context *, float *x, int64_t x_stride, const float *table, int32_t layout,

@@ -38,6 +38,7 @@ enum { HOST, DEVICE, PARTLY };
 /* Where the bytes lie: all in one piece of context, none in any piece, or neither. */
 static int place_of(const puna_context *context, const void *pointer, int64_t bytes) {
     if (atomic_load_explicit(&list.count, memory_order_acquire) == 0) return HOST;
+    if (context != NULL && context->parent != NULL) context = context->parent;
     uintptr_t start = (uintptr_t)pointer, end = start + (uintptr_t)bytes;
     pthread_mutex_lock(&list.mutex);
     int64_t at = first_behind(start);
@@ -55,11 +56,27 @@ puna_status puna_check_place(const puna_context *context, const char *op, const 
                      (uintptr_t)pointer, device ? "memory of this context's device (puna_memory_allocate)" : "host memory");
 }
 
+void puna_context_retain(puna_context *context) {
+    pthread_mutex_lock(&list.mutex);
+    context->references++;
+    pthread_mutex_unlock(&list.mutex);
+}
+
 void puna_context_release(puna_context *context) {
     pthread_mutex_lock(&list.mutex);
     bool last = --context->references == 0;
     pthread_mutex_unlock(&list.mutex);
+    puna_context *parent = context->parent;
     if (last) context->backend->destroy(context);
+    if (last && parent != NULL) puna_context_release(parent);
+}
+
+/* The CPU has no memory of its own, and a recording has that of its context. */
+static puna_status check_own_memory(const char *op, const puna_context *context) {
+    if (context->backend == NULL)
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "%s: this context is a CPU, which computes on host memory", op);
+    if (context->parent == NULL) return PUNA_STATUS_OK;
+    return puna_fail(PUNA_STATUS_UNSUPPORTED, "%s: this context is a recording, expected the one that it was begun on", op);
 }
 
 static puna_status insert(puna_context *context, void *memory, int64_t bytes) {
@@ -88,10 +105,10 @@ puna_status puna_memory_allocate(puna_context *context, int64_t bytes, void **me
     if (context == NULL || memory == NULL)
         return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: %s is null", op, context == NULL ? "context" : "memory");
     if (bytes < 1) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: bytes is %" PRId64 ", expected at least 1", op, bytes);
-    if (context->backend == NULL)
-        return puna_fail(PUNA_STATUS_UNSUPPORTED, "%s: this context is a CPU, which computes on host memory", op);
+    puna_status status = check_own_memory(op, context);
+    if (status != PUNA_STATUS_OK) return status;
     void *made = NULL;
-    puna_status status = context->backend->allocate(context, bytes, &made);
+    status = context->backend->allocate(context, bytes, &made);
     if (status != PUNA_STATUS_OK) return status;
     status = insert(context, made, bytes);
     if (status != PUNA_STATUS_OK) {
@@ -100,6 +117,15 @@ puna_status puna_memory_allocate(puna_context *context, int64_t bytes, void **me
     }
     *memory = made;
     return PUNA_STATUS_OK;
+}
+
+puna_status puna_memory_available(puna_context *context, int64_t *free_bytes, int64_t *all_bytes) {
+    const char *op = "puna_memory_available";
+    if (context == NULL || free_bytes == NULL || all_bytes == NULL)
+        return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: %s is null", op, context == NULL ? "context" : free_bytes == NULL ? "free_bytes"
+                         : "all_bytes");
+    puna_status status = check_own_memory(op, context);
+    return status != PUNA_STATUS_OK ? status : context->backend->available(context, free_bytes, all_bytes);
 }
 
 /* The device's memory goes before its address leaves the list: another thread could be given the address at once. */
@@ -128,9 +154,8 @@ puna_status puna_memory_copy(puna_context *context, void *to, const void *from, 
     const char *op = "puna_memory_copy";
     if (context == NULL) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: context is null", op);
     if (bytes < 0) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: bytes is %" PRId64 ", expected at least 0", op, bytes);
-    if (context->backend == NULL)
-        return puna_fail(PUNA_STATUS_UNSUPPORTED, "%s: this context is a CPU, which computes on host memory", op);
-    if (bytes == 0) return PUNA_STATUS_OK;
+    puna_status status = check_own_memory(op, context);
+    if (status != PUNA_STATUS_OK || bytes == 0) return status;
     if (to == NULL || from == NULL)
         return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: %s is null", op, to == NULL ? "to" : "from");
     int to_place = place_of(context, to, bytes), from_place = place_of(context, from, bytes);

@@ -20,7 +20,8 @@ static const puna_status OK = PUNA_STATUS_OK, INVALID = PUNA_STATUS_INVALID_ARGU
 /* ------------------------------------------------- numbers ------------------------------------------------------------ */
 
 static puna_status check_context(const char *op, const puna_context *context) {
-    return context != NULL ? OK : puna_fail(INVALID, "%s: context is null", op);
+    if (context == NULL) return puna_fail(INVALID, "%s: context is null", op);
+    return !context->recorded.ended ? OK : puna_fail(INVALID, "%s: context is a recording that has ended", op);
 }
 
 static puna_status check_range(const char *op, const char *name, int64_t value, int64_t least, int64_t most) {
@@ -110,6 +111,11 @@ static puna_status check_bytes(const puna_context *context, const char *op, cons
         return puna_fail(INVALID, "%s: %s of %" PRId64 " bytes ends beyond the address space", op, name, bytes);
     *out = (area){name, (uintptr_t)pointer, 1, bytes, bytes};
     return puna_check_place(context, op, name, pointer, bytes);
+}
+
+static puna_status check_double(const char *op, const char *name, const double *pointer) {
+    if ((uintptr_t)pointer % sizeof *pointer == 0) return OK;
+    return puna_fail(INVALID, "%s: %s is at address 0x%" PRIxPTR ", expected a multiple of 8", op, name, (uintptr_t)pointer);
 }
 
 /* Checks every value of an int32 array; pointer has been checked. */
@@ -331,6 +337,35 @@ puna_status puna_argmax_forward(puna_context *context, int32_t *y, const float *
     TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, rows, V, V, &x_area));
     TRY(check_apart(op, &y_area, &x_area));
     return context->ops->argmax_forward(context, y, x, rows, V);
+}
+
+puna_status puna_candidates_forward(puna_context *context, float *values, int32_t *ids, double *sums, const float *x, int64_t rows,
+                                    int64_t V, int64_t n, double temperature) {
+    const char *op = "puna_candidates_forward";
+    area values_area, ids_area, sums_area = {.name = "sums"}, x_area;
+    int64_t sums_bytes;
+    TRY(check_context(op, context));
+    TRY(check_at_least(op, "rows", rows, 0));
+    TRY(check_range(op, "V", V, 1, INT32_MAX));
+    TRY(check_range(op, "n", n, 1, puna_min(V, PUNA_CANDIDATES_MAX)));
+    if (sums != NULL && !(temperature > 0 && temperature < INFINITY))
+        return puna_fail(INVALID, "%s: temperature is %g, expected a finite number above 0", op, temperature);
+    if (rows == 0) return OK;
+    TRY(check_rows(NULL, op, "values", values, PUNA_DTYPE_F32, rows, n, n, &values_area));
+    TRY(check_rows(NULL, op, "ids", ids, PUNA_DTYPE_F32, rows, n, n, &ids_area));
+    TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, rows, V, V, &x_area));
+    if (sums != NULL) {
+        TRY(check_product(op, "sums", rows, PUNA_CANDIDATES_PARTS * (int64_t)sizeof *sums, &sums_bytes));
+        TRY(check_bytes(NULL, op, "sums", sums, sums_bytes, &sums_area));
+        TRY(check_double(op, "sums", sums));
+    }
+    TRY(check_apart(op, &values_area, &ids_area));
+    TRY(check_apart(op, &sums_area, &values_area));
+    TRY(check_apart(op, &sums_area, &ids_area));
+    TRY(check_apart(op, &values_area, &x_area));
+    TRY(check_apart(op, &ids_area, &x_area));
+    TRY(check_apart(op, &sums_area, &x_area));
+    return context->ops->candidates_forward(context, values, ids, sums, x, rows, V, n, temperature);
 }
 
 /* ------------------------------------------------- rotary position embedding ------------------------------------------ */
@@ -723,6 +758,23 @@ static puna_status check_sequences(const puna_context *context, const char *op, 
     return OK;
 }
 
+/* On a recording: the sequences are those of the calls before, as far as a replay may not change them. */
+static puna_status record_sequences(puna_context *context, const char *op, const puna_kv_sequence *sequences, int32_t count,
+                                    int32_t cache_dtype, int64_t layer, int64_t NKV, int64_t HD) {
+    if (context->parent == NULL) return OK;
+    puna_recorded *recorded = &context->recorded;
+    int64_t capacity = 0;
+    for (int32_t s = 0; s < count; s++) capacity = puna_max(capacity, sequences[s].capacity);
+    bool alike = recorded->count == 0 || (recorded->count == count && recorded->cache_dtype == cache_dtype && recorded->NKV == NKV &&
+                                          recorded->HD == HD && recorded->capacity == capacity);
+    for (int32_t s = 0; s < count; s++) alike = alike && sequences[s].rows == 1;
+    if (!alike || count > PUNA_RECORDING_MAX_SEQUENCES)
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "%s: sequences: a recording takes up to %d of one row each, alike in all its calls", op,
+                         PUNA_RECORDING_MAX_SEQUENCES);
+    *recorded = (puna_recorded){false, count, cache_dtype, puna_max(recorded->layers, layer + 1), capacity, NKV, HD};
+    return OK;
+}
+
 /* array, and the layer's part of every cache, share no byte. */
 static puna_status check_caches_apart(const char *op, const puna_kv_sequence *sequences, int32_t count, int32_t cache_dtype,
                                       int64_t layer, int64_t NKV, int64_t HD, const area *array) {
@@ -749,6 +801,7 @@ puna_status puna_kv_append(puna_context *context, const puna_kv_sequence *sequen
     TRY(check_rows(context, op, "v", v, PUNA_DTYPE_F32, rows, NKV * HD, kv_stride, &v_area));
     TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &k_area));
     TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &v_area));
+    TRY(record_sequences(context, op, sequences, count, cache_dtype, layer, NKV, HD));
     return context->ops->kv_append(context, sequences, count, cache_dtype, layer, k, v, kv_stride, NKV, HD);
 }
 
@@ -778,8 +831,39 @@ puna_status puna_attention_cached_forward(puna_context *context, float *y, int64
     TRY(check_apart(op, &workspace_area, &y_area));
     TRY(check_apart(op, &workspace_area, &q_area));
     TRY(check_caches_apart(op, sequences, count, cache_dtype, layer, NKV, HD, &workspace_area));
+    TRY(record_sequences(context, op, sequences, count, cache_dtype, layer, NKV, HD));
     return context->ops->attention_cached_forward(context, y, y_stride, q, q_stride, sequences, count, cache_dtype, layer, NH,
                                                   NKV, HD, window, scale, workspace);
+}
+
+/* ------------------------------------------------- recordings -------------------------------------------------------- */
+
+static puna_status check_recording(const char *op, const puna_context *recording, bool ended) {
+    if (recording == NULL) return puna_fail(INVALID, "%s: recording is null", op);
+    if (recording->parent == NULL) return puna_fail(INVALID, "%s: this context is no recording", op);
+    return recording->recorded.ended == ended ? OK : puna_fail(INVALID, "%s: the recording has%s ended", op, ended ? " not" : "");
+}
+
+puna_status puna_recording_end(puna_context *recording) {
+    TRY(check_recording("puna_recording_end", recording, false));
+    recording->recorded.ended = true;
+    return recording->backend->end(recording);
+}
+
+puna_status puna_recording_replay(puna_context *recording, const puna_kv_sequence *sequences, int32_t count) {
+    const char *op = "puna_recording_replay";
+    TRY(check_recording(op, recording, true));
+    const puna_recorded *recorded = &recording->recorded;
+    TRY(check_range(op, "count", count, recorded->count, recorded->count));
+    int64_t rows;
+    if (count > 0)
+        TRY(check_sequences(recording, op, sequences, count, recorded->cache_dtype, recorded->layers - 1, recorded->NKV, recorded->HD,
+                            &rows));
+    for (int32_t s = 0; s < count; s++)
+        if (sequences[s].rows != 1 || sequences[s].capacity > recorded->capacity)
+            return puna_fail(INVALID, "%s: sequences[%d] has rows %" PRId64 " and capacity %" PRId64 ", expected 1 and at most %" PRId64,
+                             op, s, sequences[s].rows, sequences[s].capacity, recorded->capacity);
+    return recording->backend->replay(recording, sequences, count);
 }
 
 /* ------------------------------------------------- loss and optimiser ------------------------------------------------- */
@@ -816,8 +900,7 @@ puna_status puna_squared_norm(puna_context *context, double *result, const float
     TRY(check_context(op, context));
     TRY(check_at_least(op, "n", n, 0));
     TRY(check_bytes(NULL, op, "result", result, sizeof *result, &result_area));
-    if ((uintptr_t)result % sizeof *result != 0)
-        return puna_fail(INVALID, "%s: result is at address 0x%" PRIxPTR ", expected a multiple of 8", op, (uintptr_t)result);
+    TRY(check_double(op, "result", result));
     if (n > 0) TRY(check_rows(context, op, "x", x, PUNA_DTYPE_F32, 1, n, n, &x_area));
     TRY(check_apart(op, &result_area, &x_area));
     return context->ops->squared_norm(context, result, x, n);

@@ -13,6 +13,7 @@ const puna_ops PUNA_KERNEL(ops) = {
     .swiglu_backward = PUNA_KERNEL(swiglu_backward),
     .log_softmax_forward = PUNA_KERNEL(log_softmax_forward),
     .argmax_forward = PUNA_KERNEL(argmax_forward),
+    .candidates_forward = PUNA_KERNEL(candidates_forward),
     .rope_table = PUNA_KERNEL(rope_table),
     .rope_forward = PUNA_KERNEL(rope_forward),
     .rope_backward = PUNA_KERNEL(rope_backward),

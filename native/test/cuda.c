@@ -75,6 +75,13 @@ static void places(puna_context *context) {
     test_case("memory");
     CHECK(puna_memory_allocate(cpu, 4, &elsewhere) == PUNA_STATUS_UNSUPPORTED, "a CPU's");
     CHECK(puna_memory_allocate(context, 0, &elsewhere) == INVALID, "no bytes");
+    int64_t before = 0, after = 0, all = 0;
+    void *some = NULL;
+    CHECK(puna_memory_available(cpu, &before, &all) == PUNA_STATUS_UNSUPPORTED, "a CPU's");
+    CHECK(puna_memory_available(context, &before, NULL) == INVALID && strstr(test_last_error(), "all_bytes is null") != NULL, "null");
+    CHECK(puna_memory_available(context, &before, &all) == PUNA_STATUS_OK && before > 0 && before <= all, "%s", test_last_error());
+    CHECK(puna_memory_allocate(context, 64 << 20, &some) == PUNA_STATUS_OK && puna_memory_available(context, &after, &all) ==
+          PUNA_STATUS_OK && after < before && puna_memory_free(context, some) == PUNA_STATUS_OK, "%s", test_last_error());
     CHECK(puna_memory_allocate(context, INT64_MAX, &elsewhere) == PUNA_STATUS_OUT_OF_MEMORY &&
           strstr(test_last_error(), "9223372036854775807 bytes asked") != NULL, "all there is: %s", test_last_error());
     CHECK(elsewhere == off, "a failure wrote the address");
@@ -126,6 +133,96 @@ static void many_rows(puna_context *context) {
     free(table);
 }
 
+enum { STEP_NH = 4, STEP_NKV = 2, STEP_HD = 8, STEP_Q = STEP_NH * STEP_HD, STEP_KV = STEP_NKV * STEP_HD };
+
+/* y, q, k and v of two sequences, one after another. */
+static bool step(puna_context *context, const puna_kv_sequence *sequences, float *arrays) {
+    float *y = arrays, *q = y + 2 * STEP_Q, *k = q + 2 * STEP_Q, *v = k + 2 * STEP_KV;
+    for (int64_t layer = 0; layer < 2; layer++)
+        if (puna_kv_append(context, sequences, 2, PUNA_DTYPE_F16, layer, k, v, STEP_KV, STEP_NKV, STEP_HD) != PUNA_STATUS_OK ||
+            puna_attention_cached_forward(context, y, STEP_Q, q, STEP_Q, sequences, 2, PUNA_DTYPE_F16, layer, STEP_NH, STEP_NKV, STEP_HD,
+                                          0, 0.5f, NULL, 0) != PUNA_STATUS_OK ||
+            puna_add_forward(context, k, v, 2 * STEP_KV) != PUNA_STATUS_OK)
+            return false;
+    return true;
+}
+
+/* Step after step, once as calls and once replayed, in other caches and, in the end, in exchanged ones: the same bits. */
+static void recordings(puna_context *context) {
+    enum { ARRAYS = 4 * STEP_Q + 4 * STEP_KV, STEPS = 150, CAPACITY = 200 };
+    const puna_status INVALID = PUNA_STATUS_INVALID_ARGUMENT, UNSUPPORTED = PUNA_STATUS_UNSUPPORTED;
+    test_case("recordings");
+    puna_context *recording = NULL, *other = NULL;
+    void *arrays, *caches[4];
+    float host[ARRAYS], called[2 * STEP_Q], replayed[2 * STEP_Q];
+    puna_kv_sequence calls[2], replays[2];
+    int64_t cache_bytes = 2 * 2 * STEP_KV * CAPACITY * 2;
+    bool ready = puna_memory_allocate(context, sizeof host, &arrays) == PUNA_STATUS_OK;
+    for (int i = 0; i < 4; i++) ready = ready && puna_memory_allocate(context, cache_bytes, &caches[i]) == PUNA_STATUS_OK;
+    if (!CHECK(ready, "%s", test_last_error())) return;
+    for (int i = 0; i < 2; i++) {
+        calls[i] = (puna_kv_sequence){caches[i], CAPACITY, 0, 1};
+        replays[i] = (puna_kv_sequence){caches[2 + i], CAPACITY, 0, 1};
+    }
+    CHECK(puna_recording_begin(context, &recording) == PUNA_STATUS_OK, "%s", test_last_error());
+    CHECK(puna_recording_replay(recording, replays, 2) == INVALID && strstr(test_last_error(), "not ended") != NULL, "too early");
+    CHECK(step(recording, calls, arrays), "%s", test_last_error());
+    replays[0].rows = 2, replays[1].rows = 0;
+    CHECK(!step(recording, replays, arrays) && strstr(test_last_error(), "one row each") != NULL, "two rows: %s", test_last_error());
+    replays[0].rows = replays[1].rows = 1;
+    CHECK(puna_recording_end(recording) == PUNA_STATUS_OK, "%s", test_last_error());
+    CHECK(puna_recording_end(recording) == INVALID && strstr(test_last_error(), "has ended") != NULL, "twice");
+    CHECK(puna_add_forward(recording, arrays, (float *)arrays + 8, 8) == INVALID && strstr(test_last_error(), "has ended") != NULL, "late");
+    for (int64_t t = 0; t < STEPS; t++) {
+        for (int i = 0; i < ARRAYS; i++) host[i] = (float)test_uniform(7 + (uint64_t)t, (uint64_t)i, -2, 2);
+        for (int i = 0; i < 2; i++) calls[i].position = replays[i].position = t + 3 * i;
+        if (t == STEPS - 1) { /* the first sequence's cache serves the second, and what was called there was replayed here */
+            replays[0].cache = caches[3], replays[1].cache = caches[2];
+            calls[0].cache = caches[1], calls[1].cache = caches[0];
+        }
+        CHECK(puna_memory_copy(context, arrays, host, sizeof host) == PUNA_STATUS_OK && step(context, calls, arrays) &&
+              puna_memory_copy(context, called, arrays, sizeof called) == PUNA_STATUS_OK, "%s", test_last_error());
+        CHECK(puna_memory_copy(context, arrays, host, sizeof host) == PUNA_STATUS_OK &&
+              puna_recording_replay(recording, replays, 2) == PUNA_STATUS_OK &&
+              puna_memory_copy(context, replayed, arrays, sizeof replayed) == PUNA_STATUS_OK, "%s", test_last_error());
+        if (!CHECK(memcmp(called, replayed, sizeof called) == 0, "step %d is another", (int)t)) break;
+    }
+    CHECK(puna_recording_replay(recording, replays, 1) == INVALID, "one sequence of two");
+    CHECK(puna_recording_replay(recording, NULL, 2) == INVALID, "no sequences");
+    replays[0].capacity++;
+    CHECK(puna_recording_replay(recording, replays, 2) == INVALID, "a cache beyond its memory");
+    replays[0].capacity = 100, replays[0].position = 100;
+    CHECK(puna_recording_replay(recording, replays, 2) == INVALID, "a full cache");
+    puna_context_destroy(recording);
+
+    test_case("what cannot be recorded");
+    int32_t index;
+    void *memory = NULL;
+    CHECK(puna_recording_begin(context, &recording) == PUNA_STATUS_OK, "%s", test_last_error());
+    CHECK(puna_recording_begin(recording, &other) == UNSUPPORTED && other == NULL, "a recording of a recording");
+    CHECK(puna_memory_allocate(recording, 4, &memory) == UNSUPPORTED && puna_memory_copy(recording, arrays, host, 4) == UNSUPPORTED &&
+          puna_memory_free(recording, arrays) == INVALID && memory == NULL, "memory of a recording");
+    CHECK(puna_argmax_forward(recording, &index, arrays, 1, 8) == UNSUPPORTED &&
+          strstr(test_last_error(), "puna_argmax_forward: cannot be recorded") != NULL, "%s", test_last_error());
+    puna_context_destroy(recording); /* in the middle */
+    CHECK(puna_recording_end(context) == INVALID && puna_recording_replay(context, NULL, 0) == INVALID &&
+          puna_recording_replay(NULL, NULL, 0) == INVALID, "no recording");
+
+    /* It holds its context; a replay of no sequences takes none. */
+    CHECK(test_open_cuda(&other) == PUNA_STATUS_OK && puna_memory_allocate(other, 64, &memory) == PUNA_STATUS_OK &&
+          puna_memory_copy(other, memory, host, 64) == PUNA_STATUS_OK && puna_recording_begin(other, &recording) == PUNA_STATUS_OK &&
+          puna_add_forward(recording, memory, (float *)memory + 8, 8) == PUNA_STATUS_OK &&
+          puna_recording_end(recording) == PUNA_STATUS_OK, "%s", test_last_error());
+    CHECK(puna_recording_replay(recording, NULL, 0) == PUNA_STATUS_OK && puna_recording_replay(recording, NULL, 0) == PUNA_STATUS_OK &&
+          puna_memory_copy(other, replayed, memory, 64) == PUNA_STATUS_OK, "%s", test_last_error());
+    for (int i = 0; i < 8; i++) CHECK(replayed[i] == host[i] + host[8 + i] + host[8 + i], "element %d", i);
+    puna_context_destroy(other);
+    CHECK(puna_recording_replay(recording, NULL, 0) == PUNA_STATUS_OK && puna_memory_free(other, memory) == PUNA_STATUS_OK, "after its context");
+    puna_context_destroy(recording);
+    for (int i = 0; i < 4; i++) puna_memory_free(context, caches[i]);
+    puna_memory_free(context, arrays);
+}
+
 static void faults(puna_context *context) {
     test_case("faults");
     setenv("PUNA_EMULATED_FAULT", "no-driver", 1);
@@ -168,6 +265,7 @@ void test_cuda(void) {
     CHECK(strncmp(line, "cuda:0 ", 7) == 0, "'%s'", line);
     places(context);
     many_rows(context);
+    recordings(context);
     if (strstr(line, "emulated") != NULL) faults(context);
     puna_context_destroy(context);
 }

@@ -297,7 +297,9 @@ static void close_backends(void) {
 }
 
 /* What steers a call stays on the host: see puna.h. */
-static bool stays(const test_buffer *b) { return b->dtype == TEST_INT32 || b->dtype == TEST_F64 || b->bytes == 0; }
+static bool stays(const test_buffer *b) {
+    return b->of_host || b->dtype == TEST_INT32 || b->dtype == TEST_F64 || b->bytes == 0;
+}
 
 static void to_device(puna_context *context, test_buffer *b, int count) {
     for (int i = 0; i < count; i++) {

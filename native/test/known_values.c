@@ -70,6 +70,21 @@ static void argmax(puna_context *c) {
     CHECK(y[0] == 1 && y[1] == 0 && y[2] == 2, "%d, %d, %d", y[0], y[1], y[2]);
 }
 
+static void candidates(puna_context *c) {
+    const float x[8] = {1, NAN, 3, 3, -INFINITY, INFINITY, -0.0f, 0};
+    float values[8];
+    int32_t ids[8];
+    double sums[PUNA_CANDIDATES_PARTS];
+    const int32_t order[8] = {5, 2, 3, 0, 6, 7, 4, 1};
+    puna_candidates_forward(c, values, ids, sums, x, 1, 8, 8, 1);
+    for (int i = 0; i < 8; i++) CHECK(ids[i] == order[i], "candidate %d is %d, expected %d", i, ids[i], order[i]);
+    CHECK(values[0] == INFINITY && values[3] == 1 && values[6] == -INFINITY && values[7] != values[7], "values");
+    for (int p = 0; p < PUNA_CANDIDATES_PARTS; p++) CHECK(sums[p] == (p == 5), "sum %d is %g", p, sums[p]);
+    puna_candidates_forward(c, values, ids, sums, x, 1, 4, 2, 2);
+    CHECK(ids[0] == 2 && ids[1] == 3 && sums[1] == 0 && sums[2] == 1 && sums[3] == 1, "%d, %d", ids[0], ids[1]);
+    close_to("sums[0]", sums[0], exp(-1), 1e-12);
+}
+
 /* The first step moves every weight by the learning rate against its gradient's sign, whatever the gradient's size. */
 static void adamw(puna_context *c) {
     float w[3] = {1, 1, 2}, m[3] = {0}, v[3] = {0};
@@ -174,7 +189,7 @@ void test_known_values(void) {
         const struct {
             const char *name;
             void (*run)(puna_context *);
-        } all[] = {{"rmsnorm", rmsnorm}, {"swiglu", swiglu}, {"log_softmax", log_softmax}, {"rope", rope}, {"argmax", argmax},
+        } all[] = {{"rmsnorm", rmsnorm}, {"swiglu", swiglu}, {"log_softmax", log_softmax}, {"rope", rope}, {"argmax", argmax}, {"candidates", candidates},
                    {"adamw", adamw},
                    {"losses", losses}, {"decoding", decoding}, {"quantised cache", quantised_cache},
                    {"rows alone", rows_alone}};

@@ -5,7 +5,7 @@
 
 const test_op *const test_ops[] = {
     &test_dequantize, &test_embedding, &test_rmsnorm,    &test_add,  &test_swiglu, &test_log_softmax,
-    &test_argmax,     &test_rope_table, &test_rope,      &test_matmul, &test_attention, &test_attention_cached,
+    &test_argmax,     &test_candidates, &test_rope_table, &test_rope,      &test_matmul, &test_attention, &test_attention_cached,
     &test_kv_append,  &test_embedding_backward, &test_rmsnorm_backward, &test_swiglu_backward, &test_rope_backward,
     &test_cross_entropy, &test_squared_norm, &test_adamw, &test_matmul_input_backward, &test_matmul_weight_backward,
     &test_attention_backward,
@@ -304,6 +304,47 @@ static const int64_t argmax_benchmarks[][TEST_DIMENSIONS] = {{1, 128256, 0}, {64
 const test_op test_argmax = {
     "argmax_forward", "rows V kind", argmax_cases, TEST_COUNT(argmax_cases), argmax_buffers, argmax_call,
     argmax_flops, argmax_traffic, argmax_benchmarks, TEST_COUNT(argmax_benchmarks),
+};
+
+/* ------------------------------------------------- candidates --------------------------------------------------------- */
+
+/* kinds are those of argmax, and 6: the last element is infinite. */
+static const int64_t candidates_cases[][TEST_DIMENSIONS] = {
+#define N(V) ((V) < PUNA_CANDIDATES_MAX ? (V) : PUNA_CANDIDATES_MAX)
+#define X(V) {2, V, 0, 1}, {2, V, 1, N(V)}, {2, V, 2, (N(V) + 1) / 2}, {1, V, 3, N(V)}, {2, V, 4, N(V)}, {1, V, 6, 1},
+    WIDTHS(X)
+#undef X
+#undef N
+    {2, 2047, 1, 1024}, {2, 2048, 0, 1024}, {3, 2049, 2, 1024}, {1, 32003, 1, 1024}, {1, 128256, 0, 40}, {1, 128256, 1, 300},
+    {1, 300007, 0, 7}, {9, 5003, 5, 1000},
+};
+
+static void fill_candidates(const test_buffer *b, const int64_t *d, uint64_t seed) {
+    fill_argmax(b, d, seed);
+    if (d[2] == 6) ((float *)b->data)[b->bytes / 4 - 1] = INFINITY;
+}
+
+static int candidates_buffers(puna_context *context, const int64_t *d, test_buffer *b) {
+    (void)context;
+    b[0] = (test_buffer){.name = "values", .role = TEST_OUTPUT, .rows = d[0], .columns = d[3], .of_host = true};
+    b[1] = (test_buffer){.name = "ids", .role = TEST_OUTPUT, .dtype = TEST_INT32, .rows = d[0], .columns = d[3]};
+    b[2] = (test_buffer){.name = "sums", .role = TEST_OUTPUT, .dtype = TEST_F64, .rows = d[2] == 1 ? 0 : d[0],
+                         .columns = PUNA_CANDIDATES_PARTS, .relative = 1e-12};
+    b[3] = (test_buffer){.name = "x", .rows = d[0], .columns = d[1], .fill = fill_candidates};
+    return 4;
+}
+
+static puna_status candidates_call(puna_context *context, const int64_t *d, const test_buffer *b) {
+    return puna_candidates_forward(context, b[0].data, b[1].data, b[2].data, b[3].data, d[0], d[1], d[3], 0.7);
+}
+
+static double candidates_flops(const int64_t *d) { return (double)(d[0] * d[1]); }
+static double candidates_traffic(const int64_t *d) { return 4.0 * (double)(d[0] * d[1]); }
+static const int64_t candidates_benchmarks[][TEST_DIMENSIONS] = {{1, 128256, 0, 40}, {1, 128256, 1, 40}, {64, 32000, 0, 256}};
+
+const test_op test_candidates = {
+    "candidates_forward", "rows V kind n", candidates_cases, TEST_COUNT(candidates_cases), candidates_buffers, candidates_call,
+    candidates_flops, candidates_traffic, candidates_benchmarks, TEST_COUNT(candidates_benchmarks),
 };
 
 /* ------------------------------------------------- rotary position embedding ------------------------------------------ */

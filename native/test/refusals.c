@@ -97,6 +97,17 @@ static void rows(void) {
     REFUSED("V is 2147483648, expected 1 to 2147483647", puna_argmax_forward(c, ids, in, 1, (int64_t)1 << 31));
     REFUSED("y is null", puna_argmax_forward(c, NULL, in, 1, C));
     REFUSED("y overlaps x", puna_argmax_forward(c, (int32_t *)(void *)out, out, 1, C));
+    double *sums = (double *)(void *)(extra + (uintptr_t)extra % 8 / 4);
+    REFUSED("n is 9, expected 1 to 8", puna_candidates_forward(c, out, ids, NULL, in, 1, C, 9, 1));
+    REFUSED("n is 1025, expected 1 to 1024", puna_candidates_forward(c, out, ids, NULL, in, 1, 5000, 1025, 1));
+    REFUSED("V is 0, expected", puna_candidates_forward(c, out, ids, NULL, in, 1, 0, 1, 1));
+    REFUSED("temperature is 0, expected a finite number above 0", puna_candidates_forward(c, out, ids, sums, in, 1, C, 2, 0));
+    REFUSED("temperature is nan", puna_candidates_forward(c, out, ids, sums, in, 1, C, 2, NAN));
+    REFUSED("sums is at address", puna_candidates_forward(c, out, ids, (double *)(void *)(extra + 1), in, 1, C, 2, 1));
+    REFUSED("ids is null", puna_candidates_forward(c, out, NULL, NULL, in, 1, C, 2, 1));
+    REFUSED("values overlaps ids", puna_candidates_forward(c, out, (int32_t *)(void *)out, NULL, in, 1, C, 2, 1));
+    REFUSED("sums overlaps", puna_candidates_forward(c, out, ids, sums, extra, 1, C, 2, 1));
+    REFUSED("values overlaps x", puna_candidates_forward(c, out, ids, NULL, out, 1, C, 2, 1));
 }
 
 static void rope(void) {
@@ -386,6 +397,7 @@ static void odd_but_valid(void) {
     ACCEPTED(puna_swiglu_forward(c, NULL, C, NULL, NULL, C, 0, C));
     ACCEPTED(puna_log_softmax_forward(c, NULL, NULL, 0, C));
     ACCEPTED(puna_argmax_forward(c, NULL, NULL, 0, C));
+    ACCEPTED(puna_candidates_forward(c, NULL, NULL, NULL, NULL, 0, C, 2, 1));
     ACCEPTED(puna_rope_table(c, NULL, NULL, NULL, 0, C, 1));
     ACCEPTED(puna_rope_forward(c, NULL, C, NULL, 0, 0, 1, C));
     puna_matmul_product p = {.N = 4, .y_stride = 4};

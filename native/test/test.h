@@ -73,6 +73,7 @@ struct test_buffer {
     int64_t rows, columns, stride; /* stride 0: columns. rows 0: the buffer is left out, data is null.              */
     double low, high;              /* of the uniform values it is filled with; both 0: -1 to 1                      */
     int64_t end;                   /* TEST_INT32: filled with 0 <= value < end                                       */
+    bool of_host;                  /* on a device too; integers and F64 are without being told                       */
     const test_buffer *alias;      /* when not null and not the reference's run: the same memory as that buffer      */
     void (*fill)(const test_buffer *, const int64_t *d, uint64_t seed); /* instead of uniform values               */
 
@@ -125,7 +126,7 @@ extern const test_op *const test_ops[];
 extern const int64_t test_op_count;
 
 extern const test_op test_dequantize, test_embedding, test_rmsnorm, test_add, test_swiglu, test_log_softmax, test_argmax,
-    test_rope_table, test_rope, test_matmul, test_attention, test_attention_cached, test_kv_append,
+    test_candidates, test_rope_table, test_rope, test_matmul, test_attention, test_attention_cached, test_kv_append,
     test_embedding_backward, test_rmsnorm_backward, test_swiglu_backward, test_rope_backward, test_cross_entropy,
     test_squared_norm, test_adamw, test_matmul_input_backward, test_matmul_weight_backward,
     test_attention_backward;

@@ -6,7 +6,7 @@
  * that need two orders at once, wrong fragments of instructions that emulation.cpp misunderstands alike.
  *
  * The threads of a block are fibers, switched where they meet: barriers, shuffles, tensor-core products. Warps run one after
- * another between barriers, every second block from the last to the first. Device memory ends where an unreadable page begins and is
+ * another between barriers, every second block from the last to the first. What a stream captures is a list of launches. Device memory ends where an unreadable page begins and is
  * itself unreadable unless a kernel or a copy runs. PUNA_EMULATED_FAULT makes calls fail: no-driver, old-driver, no-device, memory (all
  * allocations from then on), illegal-address (launches).
  */
@@ -43,7 +43,7 @@ using std::isinf;
 using std::max;
 using std::min;
 
-void emulated_launch(dim3 grid, int threads, int64_t shared_bytes, const std::function<void()> &kernel);
+void emulated_launch(struct emulated_stream *stream, dim3 grid, int threads, int64_t shared_bytes, const std::function<void()> &kernel);
 void *emulated_shared();
 void __syncthreads();
 int __syncthreads_or(int value);
@@ -59,11 +59,13 @@ void emulated_mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2]);
 enum cudaError_t {
     cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
     cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorNoKernelImageForDevice = 209,
-    cudaErrorIllegalAddress = 700, cudaErrorLaunchOutOfResources = 701
+    cudaErrorIllegalAddress = 700, cudaErrorLaunchOutOfResources = 701, cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureInvalidated = 901
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum { cudaStreamNonBlocking, cudaHostAllocMapped, cudaEventDisableTiming };
+enum { cudaStreamNonBlocking, cudaHostAllocMapped, cudaEventDisableTiming, cudaStreamCaptureModeRelaxed };
 typedef struct emulated_stream *cudaStream_t;
+typedef struct emulated_graph *cudaGraph_t, *cudaGraphExec_t;
 typedef struct emulated_event *cudaEvent_t;
 struct cudaDeviceProp {
     char name[64];
@@ -80,6 +82,14 @@ cudaError_t cudaMalloc(void **memory, size_t bytes);
 cudaError_t cudaFree(void *memory);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, int flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 const char *cudaGetErrorName(cudaError_t error);
 inline const char *cudaGetErrorString(cudaError_t) { return "an emulated fault"; }
 
@@ -97,12 +107,7 @@ inline cudaError_t cudaFreeHost(void *memory) {
     return cudaSuccess;
 }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, int) {
-    *stream = nullptr;
-    return cudaSuccess;
-}
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, int) {
     *event = nullptr;
     return cudaSuccess;

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
+#include <vector>
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -29,13 +30,13 @@ static bool fault(const char *name) {
 
 struct mapping {
     char *start;
-    size_t bytes; /* with the unreadable page behind */
+    size_t bytes, mapped; /* asked for; with the unreadable page behind */
 };
 static std::map<void *, mapping> memory_map;
 static size_t page() { return (size_t)sysconf(_SC_PAGESIZE); }
 
 static void protect(int protection) {
-    for (auto &entry : memory_map) mprotect(entry.second.start, entry.second.bytes - page(), protection);
+    for (auto &entry : memory_map) mprotect(entry.second.start, entry.second.mapped - page(), protection);
 }
 
 struct device_use {
@@ -44,14 +45,20 @@ struct device_use {
     ~device_use() { protect(PROT_NONE); }
 };
 
+constexpr size_t kAllBytes = 1 << 30;
+static size_t allocated;
+
+static size_t free_now() { return fault("memory") ? 1 << 20 : kAllBytes - allocated; }
+
 cudaError_t cudaMalloc(void **memory, size_t bytes) {
     std::lock_guard<std::recursive_mutex> lock(device);
     size_t body = (bytes + page() - 1) / page() * page();
-    if (fault("memory") || bytes > (size_t)1 << 40) return last_error = cudaErrorMemoryAllocation;
+    if (fault("memory") || bytes > free_now()) return last_error = cudaErrorMemoryAllocation;
     void *start = mmap(nullptr, body + page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (start == MAP_FAILED) return last_error = cudaErrorMemoryAllocation;
     *memory = (char *)start + body - bytes; /* less aligned than a device's: reads by 16 bytes must look */
-    memory_map[*memory] = {(char *)start, body + page()};
+    memory_map[*memory] = {(char *)start, bytes, body + page()};
+    allocated += bytes;
     return cudaSuccess;
 }
 
@@ -59,13 +66,15 @@ cudaError_t cudaFree(void *memory) {
     std::lock_guard<std::recursive_mutex> lock(device);
     auto at = memory_map.find(memory);
     if (at == memory_map.end()) return last_error = cudaErrorInvalidValue;
-    munmap(at->second.start, at->second.bytes);
+    munmap(at->second.start, at->second.mapped);
+    allocated -= at->second.bytes;
     memory_map.erase(at);
     return cudaSuccess;
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
-    *free_bytes = 1 << 20, *all_bytes = 1 << 30;
+    std::lock_guard<std::recursive_mutex> lock(device);
+    *free_bytes = free_now(), *all_bytes = kAllBytes;
     return cudaSuccess;
 }
 
@@ -102,7 +111,7 @@ cudaError_t cudaRuntimeGetVersion(int *version) {
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int) {
-    *properties = {"emulated on one core", 0, 0, 4, (size_t)1 << 30};
+    *properties = {"emulated on one core", 0, 0, 4, kAllBytes};
     return cudaSuccess;
 }
 
@@ -187,7 +196,7 @@ static void run_block(int threads, bool backwards) {
     }
 }
 
-void emulated_launch(dim3 grid, int threads, int64_t shared_bytes, const std::function<void()> &kernel) {
+static void run_kernel(dim3 grid, int threads, int64_t shared_bytes, const std::function<void()> &kernel) {
     if (fault("illegal-address")) last_error = cudaErrorIllegalAddress;
     if (last_error != cudaSuccess) return;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535 || threads < 1 ||
@@ -213,6 +222,58 @@ void emulated_launch(dim3 grid, int threads, int64_t shared_bytes, const std::fu
             for (blockIdx.x = 0; blockIdx.x < grid.x; blockIdx.x++, backwards = !backwards) run_block(threads, backwards);
     if (mapped != nullptr) munmap(mapped, mapped_bytes);
 }
+
+/* ------------------------------------------------- streams and graphs ------------------------------------------------ */
+
+struct emulated_graph {
+    std::vector<std::function<void()>> launches;
+};
+struct emulated_stream {
+    emulated_graph *capture;
+};
+
+void emulated_launch(cudaStream_t stream, dim3 grid, int threads, int64_t shared_bytes, const std::function<void()> &kernel) {
+    if (stream->capture == nullptr) run_kernel(grid, threads, shared_bytes, kernel);
+    else stream->capture->launches.push_back([=] { run_kernel(grid, threads, shared_bytes, kernel); });
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, int) {
+    *stream = new emulated_stream{nullptr};
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    delete stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int) {
+    stream->capture = new emulated_graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    *graph = stream->capture;
+    stream->capture = nullptr;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+    *exec = new emulated_graph(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
+    for (const auto &launch : exec->launches) launch();
+    return last_error;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return cudaGraphDestroy(exec); }
 
 void *emulated_shared() { return shared_memory; }
 void __syncthreads() { meet(AT_BLOCK); }

@@ -1,6 +1,7 @@
 package io.puna;
 
 import io.puna.bindings.NativeMemory;
+import io.puna.bindings.puna_h;
 import io.puna.format.Checkpoint;
 import io.puna.format.CheckpointException;
 import io.puna.format.LoadListener;
@@ -12,6 +13,7 @@ import io.puna.model.LlamaForward;
 import io.puna.model.LlamaWeights;
 import io.puna.model.LoraAdapter;
 import io.puna.tensor.Device;
+import io.puna.tensor.DeviceException;
 import io.puna.text.Tokenizer;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -41,6 +43,8 @@ public final class LlamaModel implements AutoCloseable {
     private final LlamaWeights weights;
     private final ModelOptions options;
     private final Device device;
+    /** What computes the layers that the device does not; the device itself where it computes all. */
+    private final Device host;
     /** Owns what an adapter changes, and the weights' copies on a device with memory of its own. */
     private final Arena merged;
     private final LlamaForward forward;
@@ -50,15 +54,15 @@ public final class LlamaModel implements AutoCloseable {
     private volatile boolean closed;
 
     private LlamaModel(Checkpoint checkpoint, LlamaConfig config, LlamaWeights weights, ModelOptions options, Device device,
-            Arena merged) {
+            Device host, Arena merged) {
         this.checkpoint = checkpoint;
         this.config = config;
         this.weights = weights;
         this.options = options;
         this.device = device;
+        this.host = host;
         this.merged = merged;
-        this.forward = new LlamaForward(device, config, weights, options.activations(),
-                Math.min(options.stepTokens(), contextLength()));
+        this.forward = newForward(Math.min(options.stepTokens(), contextLength()));
     }
 
     /**
@@ -101,6 +105,7 @@ public final class LlamaModel implements AutoCloseable {
         Objects.requireNonNull(listener, "listener");
         Checkpoint checkpoint = Checkpoint.open(path);
         Device device = options.device();
+        Device host = null;
         Arena merged = Arena.ofShared();
         try {
             boolean copied = device != null && device.hasOwnMemory();
@@ -111,30 +116,53 @@ public final class LlamaModel implements AutoCloseable {
                         + " elements, no whole blocks of " + options.cacheType().blockElements() + ", got " + options.cacheType());
             }
             LlamaWeights weights = LlamaWeights.of(checkpoint, config);
-            if (device == null) {
-                device = options.threads() == 0 ? Device.cpu() : Device.cpu(options.threads());
-            }
+            int layers = deviceLayers(options, config);
+            boolean alone = device != null && (!copied || layers == config.layers() && options.adapter() == null);
+            host = alone ? device : options.threads() == 0 ? Device.cpu() : Device.cpu(options.threads());
+            device = device == null ? host : device;
             if (options.adapter() != null) {
-                Device host = device.hasOwnMemory() ? Device.cpu() : device;
                 try (LoraAdapter adapter = LoraAdapter.open(options.adapter(), config)) {
                     weights = adapter.merge(host, weights, config.ropeLayout(), merged);
-                } finally {
-                    if (host != device) {
-                        host.close();
-                    }
                 }
             }
-            if (device.hasOwnMemory()) {
-                weights = weights.to(device, merged, bytes -> listener.loaded(bytes, checkpoint.byteSize()));
+            if (copied) {
+                requireRoom(device, weights, layers, config, options);
+                weights = weights.to(device, merged, layers, bytes -> listener.loaded(bytes, checkpoint.byteSize()));
             }
-            return new LlamaModel(checkpoint, config, weights, options, device, merged);
+            return new LlamaModel(checkpoint, config, weights, options, device, host, merged);
         } catch (Throwable e) {
             merged.close();
-            if (device != null && options.device() == null) {
-                device.close();
+            if (host != null && host != options.device()) {
+                host.close();
             }
             checkpoint.close();
             throw e;
+        }
+    }
+
+    private static int deviceLayers(ModelOptions options, LlamaConfig config) {
+        int layers = options.deviceLayers();
+        if (layers > config.layers() || layers > 0 && (options.device() == null || !options.device().hasOwnMemory())) {
+            throw new IllegalArgumentException("deviceLayers: expected 0 to " + config.layers()
+                    + " layers, above 0 only with a device that has memory of its own; got " + layers);
+        }
+        return layers == 0 ? config.layers() : layers;
+    }
+
+    /** Weights and activations must fit; caches take what is left. */
+    private static void requireRoom(Device device, LlamaWeights weights, int layers, LlamaConfig config, ModelOptions options) {
+        int contextLength = options.contextLength() == 0 ? config.contextLength() : options.contextLength();
+        long activations = LlamaForward.byteSize(config, Math.min(options.stepTokens(), contextLength));
+        long free = device.freeMemory();
+        int fitting = layers;
+        while (fitting > 0 && weights.byteSize(fitting) + activations > free) {
+            fitting--;
+        }
+        if (fitting < layers) {
+            throw new DeviceException(puna_h.PUNA_STATUS_OUT_OF_MEMORY(), layers + " of " + config.layers()
+                    + " layers with the output and the activations take " + (weights.byteSize(layers) + activations) + " bytes of "
+                    + device.backend() + " before there is a cache, " + free + " are free; "
+                    + (fitting == 0 ? "not even one layer would fit" : fitting + " layers would fit"));
         }
     }
 
@@ -187,7 +215,18 @@ public final class LlamaModel implements AutoCloseable {
 
     /** {@return what computes, as in {@code cpu avx2, 2 threads}} */
     public String backend() {
-        return device.backend();
+        return options.deviceLayers() % config.layers() == 0 ? device.backend()
+                : options.deviceLayers() + " of " + config.layers() + " layers on " + device.backend() + ", the others on " + host.backend();
+    }
+
+    /**
+     * {@return another forward pass over these weights, which the caller closes before the model}
+     *
+     * @param maxRows the most tokens that a step may have, all sequences together
+     */
+    public LlamaForward newForward(int maxRows) {
+        int layers = options.deviceLayers() == 0 ? config.layers() : options.deviceLayers();
+        return new LlamaForward(host, device, layers, config, weights, options.activations(), maxRows);
     }
 
     /** {@return the most tokens of prompt and generated text together in a session} */
@@ -278,8 +317,8 @@ public final class LlamaModel implements AutoCloseable {
                 tokenizer = null;
             }
         }
-        if (options.device() == null) {
-            device.close();
+        if (host != options.device()) {
+            host.close();
         }
         checkpoint.close();
     }

@@ -23,14 +23,32 @@ public class puna_h extends puna_h$shared {
     static final SymbolLookup SYMBOL_LOOKUP = SymbolLookup.loaderLookup()
             .or(Linker.nativeLinker().defaultLookup());
 
-    private static final int PUNA_ABI_VERSION = (int)5L;
+    private static final int PUNA_ABI_VERSION = (int)6L;
     /**
      * {@snippet lang=c :
-     * #define PUNA_ABI_VERSION 5
+     * #define PUNA_ABI_VERSION 6
      * }
      */
     public static int PUNA_ABI_VERSION() {
         return PUNA_ABI_VERSION;
+    }
+    private static final int PUNA_CANDIDATES_MAX = (int)1024L;
+    /**
+     * {@snippet lang=c :
+     * #define PUNA_CANDIDATES_MAX 1024
+     * }
+     */
+    public static int PUNA_CANDIDATES_MAX() {
+        return PUNA_CANDIDATES_MAX;
+    }
+    private static final int PUNA_CANDIDATES_PARTS = (int)256L;
+    /**
+     * {@snippet lang=c :
+     * #define PUNA_CANDIDATES_PARTS 256
+     * }
+     */
+    public static int PUNA_CANDIDATES_PARTS() {
+        return PUNA_CANDIDATES_PARTS;
     }
     private static final int PUNA_MATMUL_MAX_PRODUCTS = (int)3L;
     /**
@@ -40,6 +58,15 @@ public class puna_h extends puna_h$shared {
      */
     public static int PUNA_MATMUL_MAX_PRODUCTS() {
         return PUNA_MATMUL_MAX_PRODUCTS;
+    }
+    private static final int PUNA_RECORDING_MAX_SEQUENCES = (int)256L;
+    /**
+     * {@snippet lang=c :
+     * #define PUNA_RECORDING_MAX_SEQUENCES 256
+     * }
+     */
+    public static int PUNA_RECORDING_MAX_SEQUENCES() {
+        return PUNA_RECORDING_MAX_SEQUENCES;
     }
     /**
      * {@snippet lang=c :
@@ -723,6 +750,68 @@ public class puna_h extends puna_h$shared {
                 traceDowncall("puna_memory_allocate", context, bytes, memory);
             }
             return (int)mh$.invokeExact(context, bytes, memory);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_memory_available {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_memory_available");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_available(puna_context *context, int64_t *free_bytes, int64_t *all_bytes)
+     * }
+     */
+    public static FunctionDescriptor puna_memory_available$descriptor() {
+        return puna_memory_available.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_available(puna_context *context, int64_t *free_bytes, int64_t *all_bytes)
+     * }
+     */
+    public static MethodHandle puna_memory_available$handle() {
+        return puna_memory_available.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_available(puna_context *context, int64_t *free_bytes, int64_t *all_bytes)
+     * }
+     */
+    public static MemorySegment puna_memory_available$address() {
+        return puna_memory_available.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_memory_available(puna_context *context, int64_t *free_bytes, int64_t *all_bytes)
+     * }
+     */
+    public static int puna_memory_available(MemorySegment context, MemorySegment free_bytes, MemorySegment all_bytes) {
+        var mh$ = puna_memory_available.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_memory_available", context, free_bytes, all_bytes);
+            }
+            return (int)mh$.invokeExact(context, free_bytes, all_bytes);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
@@ -1511,6 +1600,74 @@ public class puna_h extends puna_h$shared {
                 traceDowncall("puna_argmax_forward", context, y, x, rows, V);
             }
             return (int)mh$.invokeExact(context, y, x, rows, V);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_candidates_forward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_LONG,
+            puna_h.C_DOUBLE
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_candidates_forward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_candidates_forward(puna_context *context, float *values, int32_t *ids, double *sums, const float *x, int64_t rows, int64_t V, int64_t n, double temperature)
+     * }
+     */
+    public static FunctionDescriptor puna_candidates_forward$descriptor() {
+        return puna_candidates_forward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_candidates_forward(puna_context *context, float *values, int32_t *ids, double *sums, const float *x, int64_t rows, int64_t V, int64_t n, double temperature)
+     * }
+     */
+    public static MethodHandle puna_candidates_forward$handle() {
+        return puna_candidates_forward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_candidates_forward(puna_context *context, float *values, int32_t *ids, double *sums, const float *x, int64_t rows, int64_t V, int64_t n, double temperature)
+     * }
+     */
+    public static MemorySegment puna_candidates_forward$address() {
+        return puna_candidates_forward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_candidates_forward(puna_context *context, float *values, int32_t *ids, double *sums, const float *x, int64_t rows, int64_t V, int64_t n, double temperature)
+     * }
+     */
+    public static int puna_candidates_forward(MemorySegment context, MemorySegment values, MemorySegment ids, MemorySegment sums, MemorySegment x, long rows, long V, long n, double temperature) {
+        var mh$ = puna_candidates_forward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_candidates_forward", context, values, ids, sums, x, rows, V, n, temperature);
+            }
+            return (int)mh$.invokeExact(context, values, ids, sums, x, rows, V, n, temperature);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
@@ -2738,6 +2895,189 @@ public class puna_h extends puna_h$shared {
                 traceDowncall("puna_adamw_step", context, w, m, v, g, n, step, learning_rate, beta1, beta2, eps, weight_decay, gradient_scale);
             }
             return (int)mh$.invokeExact(context, w, m, v, g, n, step, learning_rate, beta1, beta2, eps, weight_decay, gradient_scale);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_recording_begin {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_recording_begin");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_begin(puna_context *context, puna_context **recording)
+     * }
+     */
+    public static FunctionDescriptor puna_recording_begin$descriptor() {
+        return puna_recording_begin.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_begin(puna_context *context, puna_context **recording)
+     * }
+     */
+    public static MethodHandle puna_recording_begin$handle() {
+        return puna_recording_begin.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_begin(puna_context *context, puna_context **recording)
+     * }
+     */
+    public static MemorySegment puna_recording_begin$address() {
+        return puna_recording_begin.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_recording_begin(puna_context *context, puna_context **recording)
+     * }
+     */
+    public static int puna_recording_begin(MemorySegment context, MemorySegment recording) {
+        var mh$ = puna_recording_begin.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_recording_begin", context, recording);
+            }
+            return (int)mh$.invokeExact(context, recording);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_recording_end {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_recording_end");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_end(puna_context *recording)
+     * }
+     */
+    public static FunctionDescriptor puna_recording_end$descriptor() {
+        return puna_recording_end.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_end(puna_context *recording)
+     * }
+     */
+    public static MethodHandle puna_recording_end$handle() {
+        return puna_recording_end.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_end(puna_context *recording)
+     * }
+     */
+    public static MemorySegment puna_recording_end$address() {
+        return puna_recording_end.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_recording_end(puna_context *recording)
+     * }
+     */
+    public static int puna_recording_end(MemorySegment recording) {
+        var mh$ = puna_recording_end.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_recording_end", recording);
+            }
+            return (int)mh$.invokeExact(recording);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_recording_replay {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_INT
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_recording_replay");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_replay(puna_context *recording, const puna_kv_sequence *sequences, int32_t count)
+     * }
+     */
+    public static FunctionDescriptor puna_recording_replay$descriptor() {
+        return puna_recording_replay.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_replay(puna_context *recording, const puna_kv_sequence *sequences, int32_t count)
+     * }
+     */
+    public static MethodHandle puna_recording_replay$handle() {
+        return puna_recording_replay.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_recording_replay(puna_context *recording, const puna_kv_sequence *sequences, int32_t count)
+     * }
+     */
+    public static MemorySegment puna_recording_replay$address() {
+        return puna_recording_replay.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_recording_replay(puna_context *recording, const puna_kv_sequence *sequences, int32_t count)
+     * }
+     */
+    public static int puna_recording_replay(MemorySegment recording, MemorySegment sequences, int count) {
+        var mh$ = puna_recording_replay.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_recording_replay", recording, sequences, count);
+            }
+            return (int)mh$.invokeExact(recording, sequences, count);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {

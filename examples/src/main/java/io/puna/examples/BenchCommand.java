@@ -152,11 +152,11 @@ final class BenchCommand implements Callable<Integer> {
                         : LlamaBench.batched(peer, path, run.threads(), promptTokens, measures)));
             }
             try (Contestant puna = sequences.isEmpty() ? new SingleSequence(model, promptTokens, generateTokens, !peers.isEmpty())
-                    : new SequenceBatch(device, model, run.activations(), run.cacheType(), measures, promptTokens)) {
+                    : new SequenceBatch(model, run.cacheType(), measures, promptTokens)) {
                 Entry own = new Entry("Puna", puna);
                 entries.add(own);
                 takeTurns(entries, own);
-                return new BenchReport(path, model.weights().parameterCount(), device.backend(), loadMillis,
+                return new BenchReport(path, model.weights().parameterCount(), model.backend(), loadMillis,
                         models.size() > 1 ? null : peakResidentBytes(), measures, busy, own.side(),
                         entries.stream().filter(entry -> entry != own).map(Entry::side).toList());
             }

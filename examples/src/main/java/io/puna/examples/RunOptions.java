@@ -38,6 +38,10 @@ final class RunOptions {
             description = "What computes: cpu, or a GPU as puna devices lists them. Default: ${DEFAULT-VALUE}.")
     private String device;
 
+    @Option(names = "--gpu-layers", paramLabel = "N", defaultValue = "0",
+            description = "How many layers the GPU computes, the last ones; the CPU computes the others. 0 for all. Default: ${DEFAULT-VALUE}.")
+    private int gpuLayers;
+
     /** {@return the threads that will compute} */
     int threads() {
         return threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
@@ -45,10 +49,6 @@ final class RunOptions {
 
     DType cacheType() {
         return cacheType;
-    }
-
-    MatMul.Activations activations() {
-        return activations;
     }
 
     /** {@return what computes, which the caller closes after the models on it} */
@@ -61,7 +61,7 @@ final class RunOptions {
 
     LlamaModel open(Path path, Device device, LoadListener listener) throws IOException {
         ModelOptions options = ModelOptions.defaults().withDevice(device).withContextLength(context).withCacheType(cacheType)
-                .withActivations(activations);
+                .withActivations(activations).withDeviceLayers(gpuLayers).withThreads(threads);
         return LlamaModel.open(path, adapter == null ? options : options.withAdapter(adapter), listener);
     }
 

@@ -2,11 +2,9 @@ package io.puna.examples;
 
 import io.puna.LlamaModel;
 import io.puna.kernel.KvCache;
-import io.puna.kernel.MatMul;
 import io.puna.model.LlamaConfig;
 import io.puna.model.LlamaForward;
 import io.puna.tensor.DType;
-import io.puna.tensor.Device;
 import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.lang.foreign.Arena;
@@ -26,12 +24,11 @@ final class SequenceBatch implements Contestant {
     private final Tensor logits;
 
     /**
-     * Allocates a cache for each sequence of the widest measure. The device and the model are borrowed.
+     * Allocates a cache for each sequence of the widest measure. The model is borrowed.
      *
      * @param measures of as many generated tokens each
      */
-    SequenceBatch(Device device, LlamaModel model, MatMul.Activations activations, DType cacheType, List<Measure> measures,
-            int promptTokens) {
+    SequenceBatch(LlamaModel model, DType cacheType, List<Measure> measures, int promptTokens) {
         this.measures = measures;
         this.promptTokens = promptTokens;
         this.generateTokens = measures.getFirst().tokens();
@@ -42,11 +39,10 @@ final class SequenceBatch implements Contestant {
         for (int i = 0; i < most; i++) {
             tokens[i] = random.ints(promptTokens + generateTokens, 0, config.vocabularySize()).toArray();
         }
-        forward = new LlamaForward(device, config, model.weights(), activations, Math.max(most, promptTokens));
-        logits = device.allocate(arena, DType.F32, Shape.of(most, config.vocabularySize()));
+        forward = model.newForward(Math.max(most, promptTokens));
+        logits = forward.device().allocate(arena, DType.F32, Shape.of(most, config.vocabularySize()));
         for (int i = 0; i < most; i++) {
-            caches.add(KvCache.allocate(device, config.layers(), config.keyValueHeads(), config.headWidth(),
-                    promptTokens + generateTokens, cacheType));
+            caches.add(forward.newCache(promptTokens + generateTokens, cacheType));
         }
     }
 

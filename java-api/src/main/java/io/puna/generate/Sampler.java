@@ -1,5 +1,6 @@
 package io.puna.generate;
 
+import io.puna.kernel.Candidates;
 import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
@@ -10,6 +11,8 @@ import java.util.SplittableRandom;
 final class Sampler {
     /** Up to here the k largest are kept by insertion; above, sorting everything is quicker. */
     private static final int INSERTION_LIMIT = 512;
+    /** How many of the largest logits are asked for where top-p or min-p decides how many count: nearly always enough. */
+    private static final int FEW = 256;
 
     private final GenerationOptions options;
     private final SplittableRandom random;
@@ -17,6 +20,8 @@ final class Sampler {
     private final Map<Integer, Integer> generated = new HashMap<>();
     private final double[] weights;
     private long[] candidates = new long[0];
+    /** What the candidates kept weigh. */
+    private double left;
 
     Sampler(GenerationOptions options, int vocabularySize, int[] prompt) {
         this.options = options;
@@ -28,16 +33,28 @@ final class Sampler {
         }
     }
 
-    /** Whether the choice is the raw logits' maximum, which needs none of the rest. */
-    static boolean isArgMax(GenerationOptions options) {
-        return options.temperature() == 0 && options.logitBias().isEmpty() && options.logitsHook() == null
-                && options.repetitionPenalty() == 1 && options.presencePenalty() == 0 && options.frequencyPenalty() == 0;
-    }
-
     /** Counts a token towards the penalties of those after it. */
     void accept(int token) {
         seen[token] = true;
         generated.merge(token, 1, Integer::sum);
+    }
+
+    /** Chooses from logits where they lie; from a copy of all of them if options change them, or the largest leave it open. */
+    int choose(Logits logits, List<Integer> tokens) {
+        if (!options.logitBias().isEmpty() || options.logitsHook() != null || options.repetitionPenalty() != 1
+                || options.presencePenalty() != 0 || options.frequencyPenalty() != 0) {
+            return choose(logits.row(), tokens);
+        }
+        if (options.temperature() == 0) {
+            return logits.argMax();
+        }
+        double draw = random.nextDouble();
+        int token = drawFromLargest(logits, draw);
+        if (token < 0) {
+            float[] row = logits.row();
+            token = draw(row, row[argMax(row)], draw);
+        }
+        return token;
     }
 
     /** Chooses from logits, which it changes. */
@@ -48,7 +65,7 @@ final class Sampler {
         }
         penalise(logits);
         int best = argMax(logits);
-        return options.temperature() == 0 ? best : draw(logits, logits[best]);
+        return options.temperature() == 0 ? best : draw(logits, logits[best], random.nextDouble());
     }
 
     private void penalise(float[] logits) {
@@ -78,35 +95,140 @@ final class Sampler {
         return best;
     }
 
-    private int draw(float[] logits, float largest) {
+    /**
+     * Chooses what {@link #draw} would choose from all logits, bit for bit, given the largest of them and sums of weights that are not
+     * quite those that it would add up; or returns -1 where these leave the choice open.
+     */
+    int drawFromLargest(Logits logits, double draw) {
+        int size = logits.size();
+        boolean limited = options.topK() > 0 && options.topK() < size;
+        if (!limited && options.topP() == 1 && options.minP() == 0) {
+            return drawFromParts(logits, draw);
+        }
+        int count = limited ? options.topK() : Math.min(FEW, size);
+        if (count > Candidates.MAX) {
+            return -1;
+        }
+        if (limited || options.topP() == 1) {
+            logits.findLargest(count);
+        } else {
+            logits.findLargest(count, options.temperature());
+        }
+        float largest = logits.value(0);
+        if (!(largest > Float.NEGATIVE_INFINITY)) {
+            return -1;
+        }
+        grow(count);
+        double whole = 0;
+        double last = 0;
+        for (int i = 0; i < count; i++) {
+            int id = logits.id(i);
+            candidates[i] = key(logits.value(i), id);
+            last = weight(logits.value(i), largest);
+            weights[id] = last;
+            whole += last;
+        }
+        // Whether nothing beyond the candidates can be kept: weights fall with the logits.
+        boolean enough = limited || count == size || last < options.minP() || last == 0;
+        if (options.topP() == 1) {
+            int kept = keep(count, Double.POSITIVE_INFINITY);
+            if (!limited) { // without a rank the order is that of the ids
+                for (int i = 0; i < kept; i++) {
+                    candidates[i] = key(0, id(candidates[i]));
+                }
+                Arrays.sort(candidates, 0, kept);
+                kept = keep(kept, Double.POSITIVE_INFINITY);
+            }
+            return enough ? pick(kept, draw) : -1;
+        }
+        double error = 0;
+        if (!limited) {
+            whole = Arrays.stream(logits.sums()).sum();
+            error = error(size);
+        }
+        int kept = keep(count, options.topP() * whole * (1 - error));
+        boolean ended = left >= options.topP() * whole * (1 + error);
+        return ended || enough && left < options.topP() * whole * (1 - error) ? pick(kept, draw) : -1;
+    }
+
+    /** Finds the part of the vocabulary in which the draw ends, and the token in it. */
+    private int drawFromParts(Logits logits, double draw) {
+        int size = logits.size();
+        logits.findLargest(1, options.temperature());
+        float largest = logits.value(0);
+        if (!(largest > Float.NEGATIVE_INFINITY)) {
+            return -1;
+        }
+        double[] sums = logits.sums();
+        double whole = Arrays.stream(sums).sum();
+        double margin = whole * error(size);
+        double target = whole * draw;
+        double before = 0;
+        int part = 0;
+        while (part < sums.length - 1 && before + sums[part] <= target) {
+            before += sums[part++];
+        }
+        int width = Math.ceilDiv(size, sums.length);
+        int from = part * width;
+        if (from >= size) {
+            return -1;
+        }
+        for (float logit : logits.part(from, Math.min(width, size - from))) {
+            double after = before + weight(logit, largest);
+            if (target < after) {
+                return target - before > margin && after - target > margin ? from : -1;
+            }
+            before = after;
+            from++;
+        }
+        return -1;
+    }
+
+    /** More than what sums of so many weights, added up in whatever order, can differ by, as a share of them. */
+    private static double error(int size) {
+        return 1e-11 + 4e-16 * size;
+    }
+
+    private double weight(float logit, float largest) {
+        // The largest first: infinity minus itself is no number, and its weight is 1.
+        double weight = logit == largest ? 1 : Math.exp(((double) logit - largest) / options.temperature());
+        return weight > 0 ? weight : 0;
+    }
+
+    private int draw(float[] logits, float largest, double draw) {
         double total = 0;
         for (int id = 0; id < logits.length; id++) {
-            // The largest first: infinity minus itself is no number, and its weight is 1.
-            double weight = logits[id] == largest ? 1 : Math.exp(((double) logits[id] - largest) / options.temperature());
-            weights[id] = weight > 0 ? weight : 0;
+            weights[id] = weight(logits[id], largest);
             total += weights[id];
         }
-        boolean ranked = options.topK() > 0 && options.topK() < logits.length || options.topP() < 1;
-        int count = ranked ? rank(logits, total) : keepAll(logits.length);
-        double left = 0;
-        double floor = options.minP();
-        int kept = 0;
+        boolean limited = options.topK() > 0 && options.topK() < logits.length;
+        int count = limited || options.topP() < 1 ? rank(logits, total) : keepAll(logits.length);
         double whole = total;
-        if (options.topK() > 0 && options.topK() < logits.length) {
+        if (limited) {
             whole = 0;
             for (int i = 0; i < count; i++) {
                 whole += weights[id(candidates[i])];
             }
         }
-        double nucleus = options.topP() < 1 ? options.topP() * whole : Double.POSITIVE_INFINITY;
+        return pick(keep(count, options.topP() < 1 ? options.topP() * whole : Double.POSITIVE_INFINITY), draw);
+    }
+
+    /** Moves those candidates to the front that top-p and min-p keep, adds up what they weigh, and returns how many they are. */
+    private int keep(int count, double nucleus) {
+        int kept = 0;
+        left = 0;
         for (int i = 0; i < count && left < nucleus; i++) {
             double weight = weights[id(candidates[i])];
-            if (weight >= floor && weight > 0) {
+            if (weight >= options.minP() && weight > 0) {
                 candidates[kept++] = candidates[i];
                 left += weight;
             }
         }
-        double target = random.nextDouble() * left;
+        return kept;
+    }
+
+    private int pick(int kept, double draw) {
+        double target = draw * left;
         for (int i = 0; i < kept; i++) {
             target -= weights[id(candidates[i])];
             if (target < 0) {

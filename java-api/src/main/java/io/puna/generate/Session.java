@@ -1,8 +1,6 @@
 package io.puna.generate;
 
-import io.puna.kernel.ArgMax;
 import io.puna.kernel.KvCache;
-import io.puna.kernel.LogSoftmax;
 import io.puna.model.LlamaConfig;
 import io.puna.model.LlamaForward;
 import io.puna.tensor.DType;
@@ -11,7 +9,6 @@ import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import io.puna.text.Tokenizer;
 import java.lang.foreign.Arena;
-import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
@@ -39,11 +36,7 @@ public final class Session implements AutoCloseable {
     private final KvCache cache;
     private final Consumer<Session> onClose;
     private final ReentrantLock use = new ReentrantLock();
-    private final Arena arena = Arena.ofShared();
-    private final Tensor logits;
-    private final Tensor logSoftmax;
-    private final Tensor best;
-    private final float[] row;
+    private final Logits logits;
     private final Set<Integer> endOfText;
     /** The tokens whose keys and values the cache holds: the first {@code cache.length()} of these. */
     private int[] history = new int[0];
@@ -71,13 +64,8 @@ public final class Session implements AutoCloseable {
         this.onClose = Objects.requireNonNull(onClose, "onClose");
         this.contextLength = contextLength;
         LlamaConfig config = forward.config();
-        this.cache = KvCache.allocate(forward.device(), config.layers(), config.keyValueHeads(), config.headWidth(),
-                Math.min(contextLength, FIRST_CAPACITY), cacheType);
-        Shape shape = Shape.of(1, config.vocabularySize());
-        this.logits = forward.device().allocate(arena, DType.F32, shape);
-        this.logSoftmax = forward.device().allocate(arena, DType.F32, shape);
-        this.best = Tensor.allocate(arena, DType.I32, Shape.of(1));
-        this.row = new float[config.vocabularySize()];
+        this.cache = forward.newCache(Math.min(contextLength, FIRST_CAPACITY), cacheType);
+        this.logits = new Logits(forward.device(), config.vocabularySize());
         this.endOfText = Set.copyOf(config.eosTokenIds());
     }
 
@@ -176,7 +164,7 @@ public final class Session implements AutoCloseable {
             checkPrompt(ids);
             generation++;
             prefill(ids, (done, total) -> true);
-            return logits.toFloatArray();
+            return logits.row().clone();
         } finally {
             use.unlock();
         }
@@ -252,7 +240,7 @@ public final class Session implements AutoCloseable {
             if (!freed) {
                 freed = true;
                 cache.close();
-                arena.close();
+                logits.close();
                 onClose.accept(this);
             }
         } finally {
@@ -321,7 +309,7 @@ public final class Session implements AutoCloseable {
             int count = Math.min(prompt.length - from, forward.maxRows());
             boolean last = from + count == prompt.length;
             forward.step(List.of(new LlamaForward.Part(cache, prompt, from, count, last ? 1 : 0, prompt.length)),
-                    last ? logits : logits.rows(0, 0));
+                    last ? logits.tensor() : logits.tensor().rows(0, 0));
             from += count;
             if (!progress.computed(from, prompt.length) && !last) {
                 return -1;
@@ -343,45 +331,12 @@ public final class Session implements AutoCloseable {
             history = Arrays.copyOf(history, Math.max(2 * length, FIRST_CAPACITY));
         }
         history[length] = token;
-        forward.step(List.of(new LlamaForward.Part(cache, history, length, 1, 1, length + 1)), logits);
+        forward.step(List.of(new LlamaForward.Part(cache, history, length, 1, 1, length + 1)), logits.tensor());
     }
 
-    /** The id of the largest logit. */
-    int argMax() {
-        ArgMax.forward(forward.device(), best, logits);
-        int id = best.segment().get(ValueLayout.JAVA_INT, 0);
-        if (Float.isNaN(logits.columns(id, 1).toFloatArray()[0])) {
-            throw new IllegalStateException("logits: expected numbers, got NaN; the weights may be damaged");
-        }
-        return id;
-    }
-
-    /** A copy of the logits that may be changed, the same array each time. */
-    float[] row() {
-        logits.copyTo(row);
-        return row;
-    }
-
-    TokenLogprob logprob(int token, int top) {
-        LogSoftmax.forward(forward.device(), logSoftmax, logits);
-        float[] values = logSoftmax.toFloatArray();
-        // Packs (value, id) so that ascending order is the most probable first, the lowest id among equals.
-        long[] largest = new long[Math.min(top, row.length) + 1];
-        int count = 0;
-        for (int id = 0; id < row.length && largest.length > 1; id++) {
-            long key = Sampler.key(values[id], id);
-            if (count < largest.length - 1 || key < largest[count - 1]) {
-                int at = -(Arrays.binarySearch(largest, 0, count, key) + 1);
-                System.arraycopy(largest, at, largest, at + 1, count - at);
-                largest[at] = key;
-                count = Math.min(count + 1, largest.length - 1);
-            }
-        }
-        List<TokenLogprob> best = Arrays.stream(largest, 0, count)
-                .mapToInt(Sampler::id)
-                .mapToObj(id -> new TokenLogprob(id, values[id], List.of()))
-                .toList();
-        return new TokenLogprob(token, values[token], best);
+    /** The logits after the last token. */
+    Logits logits() {
+        return logits;
     }
 
     private void checkPrompt(int[] prompt) {

@@ -122,10 +122,8 @@ public final class TokenStream implements Iterator<GeneratedToken> {
             if (!tokens.isEmpty()) {
                 session.advance(tokens.getLast());
             }
-            int token = Sampler.isArgMax(options)
-                    ? session.argMax()
-                    : sampler.choose(session.row(), Collections.unmodifiableList(context));
-            TokenLogprob logprob = options.logprobs() < 0 ? null : session.logprob(token, options.logprobs());
+            int token = sampler.choose(session.logits(), Collections.unmodifiableList(context));
+            TokenLogprob logprob = options.logprobs() < 0 ? null : session.logits().logprob(token, options.logprobs());
             long nanos = System.nanoTime() - start;
             if (tokens.isEmpty()) {
                 prefillNanos += nanos;

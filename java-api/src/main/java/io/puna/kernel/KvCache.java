@@ -7,13 +7,17 @@ import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.Objects;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.concurrent.locks.LockSupport;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /**
- * One sequence's keys and values of all layers: (L, 2, NKV, capacity, HD). A {@link KvStep} reads and extends it.
+ * One sequence's keys and values of all layers: (L, 2, NKV, capacity, HD), or two such arrays where the first layers' are with one
+ * device and the others' with another. A {@link KvStep} reads and extends it.
  *
  * <p>It owns its memory, which the system provides page by page as the sequence grows, so that a large capacity costs little until
  * it is used. One step at a time; {@link #truncate} and {@link #close()} go between steps.
@@ -25,10 +29,14 @@ public final class KvCache implements AutoCloseable {
     private static final Object GROWING = new Object();
     private static final Object CLOSED = new Object();
 
+    /** Consecutive layers, and the device whose memory they lie in; null for the host's. */
+    private record Place(@Nullable Device device, int layers) {
+    }
+
+    private final List<Place> places;
     private volatile Arena arena = Arena.ofShared();
-    /** (L · 2 · NKV · capacity, HD) */
-    private volatile Tensor memory;
-    private final @Nullable Device device;
+    /** Of each place: (its layers · 2 · NKV · capacity, HD). */
+    private volatile List<Tensor> memory;
     private final int layers;
     private final int keyValueHeads;
     private final int headWidth;
@@ -38,26 +46,40 @@ public final class KvCache implements AutoCloseable {
     /** Who may touch the memory and the length: null nobody, a step, or one of the constants. */
     private final AtomicReference<@Nullable Object> holder = new AtomicReference<>();
 
-    private KvCache(@Nullable Device device, int layers, int keyValueHeads, int headWidth, int capacity, DType dtype, long bytes) {
-        this.device = device;
-        this.layers = layers;
+    private KvCache(List<Place> places, int keyValueHeads, int headWidth, int capacity, DType dtype) {
+        Checks.range(keyValueHeads, "keyValueHeads", 1, Integer.MAX_VALUE);
+        Checks.range(headWidth, "headWidth", 1, Integer.MAX_VALUE);
+        Checks.range(capacity, "capacity", 1, Integer.MAX_VALUE);
+        if (Objects.requireNonNull(dtype, "dtype") != DType.F32 && dtype != DType.F16 && dtype != DType.Q8_0) {
+            throw Checks.unexpected("dtype", "F32, F16 or Q8_0", dtype);
+        }
+        if (headWidth % dtype.blockElements() != 0) {
+            throw Checks.unexpected("headWidth", "a multiple of " + dtype.blockElements() + ", the block of " + dtype, headWidth);
+        }
+        this.places = places;
+        this.layers = places.stream().mapToInt(Place::layers).sum();
         this.keyValueHeads = keyValueHeads;
         this.headWidth = headWidth;
         this.capacity = capacity;
         this.dtype = dtype;
+        requireSize(capacity);
         try {
-            this.memory = allocateMemory(arena, capacity, bytes);
+            this.memory = allocateMemory(arena, capacity);
         } catch (Throwable e) {
             arena.close();
             throw e;
         }
     }
 
-    private Tensor allocateMemory(Arena owner, int capacity, long bytes) {
-        Shape shape = Shape.of(2L * layers * keyValueHeads * capacity, headWidth);
-        return device == null || !device.hasOwnMemory()
-                ? Tensor.of(NativeMemory.allocateZeroed(bytes, ALIGNMENT, owner), dtype, shape)
-                : device.allocate(owner, dtype, shape);
+    private List<Tensor> allocateMemory(Arena owner, int capacity) {
+        List<Tensor> tensors = new ArrayList<>();
+        for (Place place : places) {
+            Shape shape = Shape.of(2L * place.layers * keyValueHeads * capacity, headWidth);
+            tensors.add(place.device == null || !place.device.hasOwnMemory()
+                    ? Tensor.of(NativeMemory.allocateZeroed(dtype.bytes(headWidth) * shape.rows(), ALIGNMENT, owner), dtype, shape)
+                    : place.device.allocate(owner, dtype, shape));
+        }
+        return List.copyOf(tensors);
     }
 
     /**
@@ -74,7 +96,8 @@ public final class KvCache implements AutoCloseable {
      * @throws OutOfMemoryError         if the system refuses the memory
      */
     public static KvCache allocate(int layers, int keyValueHeads, int headWidth, int capacity, DType dtype) {
-        return create(null, layers, keyValueHeads, headWidth, capacity, dtype);
+        Checks.range(layers, "layers", 1, Integer.MAX_VALUE);
+        return new KvCache(List.of(new Place(null, layers)), keyValueHeads, headWidth, capacity, dtype);
     }
 
     /**
@@ -93,27 +116,40 @@ public final class KvCache implements AutoCloseable {
      * @throws io.puna.tensor.DeviceException if the device refuses it
      */
     public static KvCache allocate(Device device, int layers, int keyValueHeads, int headWidth, int capacity, DType dtype) {
-        return create(Objects.requireNonNull(device, "device"), layers, keyValueHeads, headWidth, capacity, dtype);
+        return allocate(device, layers, device, 0, keyValueHeads, headWidth, capacity, dtype);
     }
 
-    private static KvCache create(@Nullable Device device, int layers, int keyValueHeads, int headWidth, int capacity, DType dtype) {
-        Checks.range(layers, "layers", 1, Integer.MAX_VALUE);
-        Checks.range(keyValueHeads, "keyValueHeads", 1, Integer.MAX_VALUE);
-        Checks.range(headWidth, "headWidth", 1, Integer.MAX_VALUE);
-        Checks.range(capacity, "capacity", 1, Integer.MAX_VALUE);
-        if (Objects.requireNonNull(dtype, "dtype") != DType.F32 && dtype != DType.F16 && dtype != DType.Q8_0) {
-            throw Checks.unexpected("dtype", "F32, F16 or Q8_0", dtype);
-        }
-        if (headWidth % dtype.blockElements() != 0) {
-            throw Checks.unexpected("headWidth", "a multiple of " + dtype.blockElements() + ", the block of " + dtype, headWidth);
-        }
-        long bytes = bytes(layers, keyValueHeads, headWidth, capacity, dtype);
-        return new KvCache(device, layers, keyValueHeads, headWidth, capacity, dtype, bytes);
+    /**
+     * {@return an empty cache whose first layers lie in memory that one device works on, and whose others where another does}
+     *
+     * @param first         what computes the first layers
+     * @param firstLayers   how many those are
+     * @param rest          what computes the others
+     * @param restLayers    how many those are, L together
+     * @param keyValueHeads NKV
+     * @param headWidth     HD
+     * @param capacity      the most tokens it can hold
+     * @param dtype         what keys and values are rounded to: F32, F16 for half the memory, or Q8_0 for little over a quarter,
+     *                      where a head is whole blocks of 32
+     * @throws IllegalArgumentException if there is no layer, a number is below 1 or a number of layers negative, the type another, a
+     *                                  head no whole blocks of it, or the size beyond 2^63 - 1 bytes
+     * @throws OutOfMemoryError         if the system refuses the memory
+     * @throws io.puna.tensor.DeviceException if a device refuses it
+     */
+    public static KvCache allocate(Device first, int firstLayers, Device rest, int restLayers, int keyValueHeads, int headWidth,
+            int capacity, DType dtype) {
+        Objects.requireNonNull(first, "device");
+        Objects.requireNonNull(rest, "device");
+        Checks.range(firstLayers, "layers", restLayers == 0 ? 1 : 0, Integer.MAX_VALUE);
+        Checks.range(restLayers, "layers", 0, Integer.MAX_VALUE - firstLayers);
+        List<Place> places = Stream.of(new Place(first, firstLayers), new Place(rest, restLayers)).filter(place -> place.layers > 0)
+                .toList();
+        return new KvCache(places, keyValueHeads, headWidth, capacity, dtype);
     }
 
-    private static long bytes(int layers, int keyValueHeads, int headWidth, int capacity, DType dtype) {
+    private void requireSize(int capacity) {
         try {
-            return Math.multiplyExact(Math.multiplyExact(2L * layers, keyValueHeads),
+            Math.multiplyExact(Math.multiplyExact(2L * layers, keyValueHeads),
                     Math.multiplyExact((long) capacity, dtype.bytes(headWidth)));
         } catch (ArithmeticException e) {
             throw Checks.unexpected("capacity", "a cache of fewer than 2^63 bytes",
@@ -153,7 +189,7 @@ public final class KvCache implements AutoCloseable {
 
     /** {@return the bytes of its memory, used or not} */
     public long byteSize() {
-        return memory.byteSize();
+        return memory.stream().mapToLong(Tensor::byteSize).sum();
     }
 
     /**
@@ -194,13 +230,16 @@ public final class KvCache implements AutoCloseable {
     }
 
     private void grow(int newCapacity) {
-        long bytes = bytes(layers, keyValueHeads, headWidth, newCapacity, dtype);
+        requireSize(newCapacity);
         Arena larger = Arena.ofShared();
-        Tensor target;
+        List<Tensor> target;
         try {
-            target = allocateMemory(larger, newCapacity, bytes);
-            for (long head = 0; head < 2L * layers * keyValueHeads; head++) {
-                copyRows(target, head * newCapacity, memory, head * capacity);
+            target = allocateMemory(larger, newCapacity);
+            for (int place = 0; place < places.size(); place++) {
+                for (long head = 0; head < 2L * places.get(place).layers * keyValueHeads; head++) {
+                    copyRows(places.get(place).device, target.get(place).rows(head * newCapacity, length),
+                            memory.get(place).rows(head * capacity, length));
+                }
             }
         } catch (Throwable e) {
             larger.close();
@@ -213,12 +252,11 @@ public final class KvCache implements AutoCloseable {
         smaller.close();
     }
 
-    private void copyRows(Tensor target, long to, Tensor source, long from) {
+    private static void copyRows(@Nullable Device device, Tensor to, Tensor from) {
         if (device != null) {
-            device.copy(target.rows(to, length), source.rows(from, length));
+            device.copy(to, from);
         } else {
-            long rowBytes = dtype.bytes(headWidth);
-            MemorySegment.copy(source.segment(), from * rowBytes, target.segment(), to * rowBytes, length * rowBytes);
+            MemorySegment.copy(from.segment(), 0, to.segment(), 0, from.spanBytes());
         }
     }
 
@@ -245,9 +283,24 @@ public final class KvCache implements AutoCloseable {
         length = newLength;
     }
 
-    /** {@return the memory} It stays only while the caller has acquired the cache. */
-    MemorySegment memory() {
-        return memory.segment();
+    /** How many places the layers lie in. */
+    int places() {
+        return places.size();
+    }
+
+    /** The layers of a place. */
+    int layers(int place) {
+        return places.get(place).layers;
+    }
+
+    /** Whether each layer lies in the same place as another cache's. */
+    boolean isPlacedAs(KvCache other) {
+        return places.stream().map(Place::layers).toList().equals(other.places.stream().map(Place::layers).toList());
+    }
+
+    /** {@return the memory of a place} It stays only while the caller has acquired the cache. */
+    MemorySegment memory(int place) {
+        return memory.get(place).segment();
     }
 
     /**

@@ -4,6 +4,7 @@ import io.puna.bindings.puna_h;
 import io.puna.bindings.puna_kv_sequence;
 import io.puna.tensor.DType;
 import io.puna.tensor.Device;
+import io.puna.tensor.Recording;
 import io.puna.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
@@ -107,6 +108,10 @@ public final class KvStep implements AutoCloseable {
                 || cache.headWidth() != first.headWidth() || cache.dtype() != first.dtype()) {
             throw Checks.unexpected("parts[" + index + "]", "a cache like the first, " + describe(first), describe(cache));
         }
+        if (!cache.isPlacedAs(first)) {
+            throw Checks.unexpected("parts[" + index + "]", "a cache whose layers are divided as those of the first",
+                    "one that divides them otherwise");
+        }
         int partRows = parts.get(index).rows();
         if (partRows > cache.capacity() - cache.length()) {
             throw Checks.unexpected("parts[" + index + "]", "room for its rows in a cache of capacity " + cache.capacity(),
@@ -118,14 +123,15 @@ public final class KvStep implements AutoCloseable {
         return cache.dtype() + ", " + cache.layers() + " layers, " + cache.keyValueHeads() + " heads of " + cache.headWidth();
     }
 
+    /** The sequences once for each place of the caches' layers. */
     private MemorySegment fill() {
         workspace.acquire();
         try {
-            MemorySegment array = workspace.begin(this, parts.size());
-            for (int i = 0; i < parts.size(); i++) {
-                Part part = parts.get(i);
+            MemorySegment array = workspace.begin(this, first.places() * parts.size());
+            for (int i = 0; i < first.places() * parts.size(); i++) {
+                Part part = parts.get(i % parts.size());
                 MemorySegment sequence = puna_kv_sequence.asSlice(array, i);
-                puna_kv_sequence.cache(sequence, part.cache().memory());
+                puna_kv_sequence.cache(sequence, part.cache().memory(i / parts.size()));
                 puna_kv_sequence.capacity(sequence, part.cache().capacity());
                 puna_kv_sequence.position(sequence, part.cache().length());
                 puna_kv_sequence.rows(sequence, part.rows());
@@ -148,7 +154,7 @@ public final class KvStep implements AutoCloseable {
     /**
      * Stores the step's keys and values of one layer behind those of earlier steps, rounded to the caches' type.
      *
-     * @param device what computes
+     * @param device what computes the layer
      * @param layer  0 to L - 1
      * @param k      (rows, NKV · HD) F32 of any row stride, rotated
      * @param v      (rows, NKV · HD) F32 of the row stride of k
@@ -158,7 +164,7 @@ public final class KvStep implements AutoCloseable {
     public void append(Device device, int layer, Tensor k, Tensor v) {
         MemorySegment context = Checks.context(device);
         requireOpen();
-        checkLayer(layer);
+        int place = place(layer);
         long width = (long) first.keyValueHeads() * first.headWidth();
         Checks.input(k, "k", DType.F32);
         Checks.shape(k, "k", rows, width);
@@ -167,8 +173,8 @@ public final class KvStep implements AutoCloseable {
         Checks.sameStride(v, "v", k, "k");
         workspace.acquire();
         try {
-            Device.check(puna_h.puna_kv_append(context, sequences, parts.size(), first.dtype().code(), layer, k.segment(),
-                    v.segment(), k.rowStride(), first.keyValueHeads(), first.headWidth()));
+            Device.check(puna_h.puna_kv_append(context, sequences(place), parts.size(), first.dtype().code(), layerIn(place, layer),
+                    k.segment(), v.segment(), k.rowStride(), first.keyValueHeads(), first.headWidth()));
         } finally {
             workspace.release();
         }
@@ -190,7 +196,7 @@ public final class KvStep implements AutoCloseable {
     public void attend(Device device, Tensor y, Tensor q, int layer, int heads, long window, float scale) {
         MemorySegment context = Checks.context(device);
         requireOpen();
-        checkLayer(layer);
+        int place = place(layer);
         Attention.grouped(heads, first.keyValueHeads());
         Checks.range(window, "window", 0, Long.MAX_VALUE);
         Checks.finite(scale, "scale");
@@ -206,8 +212,30 @@ public final class KvStep implements AutoCloseable {
                     workspace.size()));
             MemorySegment scratch = workspace.scratch();
             Device.check(puna_h.puna_attention_cached_forward(context, y.segment(), y.rowStride(), q.segment(), q.rowStride(),
-                    sequences, parts.size(), first.dtype().code(), layer, heads, first.keyValueHeads(), first.headWidth(), window,
-                    scale, scratch, scratch.byteSize()));
+                    sequences(place), parts.size(), first.dtype().code(), layerIn(place, layer), heads, first.keyValueHeads(),
+                    first.headWidth(), window, scale, scratch, scratch.byteSize()));
+        } finally {
+            workspace.release();
+        }
+    }
+
+    /**
+     * Carries recorded calls out with this step's caches in the place of those recorded. Nothing looks whether the other tensors of the
+     * calls are there still: whoever made the recording answers for that.
+     *
+     * @param recording of a step of as many parts, one row each, whose largest cache had at least the capacity of the largest here
+     * @param layer     one of those recorded
+     * @throws IndexOutOfBoundsException if the caches have no such layer
+     * @throws IllegalArgumentException  if the recording is of another step than that
+     * @throws IllegalStateException     if the step is committed or closed, or the recording is closed
+     */
+    public void replay(Recording recording, int layer) {
+        MemorySegment handle = recording.handle();
+        requireOpen();
+        int place = place(layer);
+        workspace.acquire();
+        try {
+            Device.check(puna_h.puna_recording_replay(handle, sequences(place), parts.size()));
         } finally {
             workspace.release();
         }
@@ -226,10 +254,19 @@ public final class KvStep implements AutoCloseable {
         }
     }
 
-    private void checkLayer(int layer) {
+    private int place(int layer) {
         if (layer < 0 || layer >= first.layers()) {
             throw new IndexOutOfBoundsException("layer: expected 0 to " + (first.layers() - 1) + ", got " + layer);
         }
+        return layer < first.layers(0) ? 0 : 1;
+    }
+
+    private long layerIn(int place, int layer) {
+        return place == 0 ? layer : layer - first.layers(0);
+    }
+
+    private MemorySegment sequences(int place) {
+        return sequences.asSlice(place * parts.size() * puna_kv_sequence.sizeof());
     }
 
     private void requireThread() {

@@ -10,16 +10,18 @@ import io.puna.kernel.SwiGlu;
 import io.puna.kernel.Workspace;
 import io.puna.tensor.DType;
 import io.puna.tensor.Device;
+import io.puna.tensor.Recording;
 import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
-import java.util.Arrays;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Objects;
 import java.util.concurrent.locks.ReentrantLock;
+import java.util.stream.Stream;
 
 /**
  * The forward pass: one step advances any number of sequences by any number of tokens each, reading every weight once.
@@ -31,7 +33,9 @@ import java.util.concurrent.locks.ReentrantLock;
  * the order they were asked for.
  */
 public final class LlamaForward implements AutoCloseable {
-    private final Device device;
+    /** Caches double as they grow, so that few capacities come up; each recording takes some megabytes of the driver's. */
+    private static final int MAX_RECORDINGS = 16;
+
     private final LlamaConfig config;
     private final LlamaWeights weights;
     private final MatMul.Activations activations;
@@ -41,23 +45,11 @@ public final class LlamaForward implements AutoCloseable {
     private final float scale;
     /** Fair, so that one long generation does not starve the others. */
     private final ReentrantLock lock = new ReentrantLock(true);
-    private boolean closed;
-
     private final Tensor ids;
     private final Tensor positions;
-    private final Tensor frequencies;
-    private final Tensor rotations;
-    private final Tensor residual;
-    private final Tensor normed;
-    private final Tensor queryKeyValue;
-    private final Tensor attended;
-    private final Tensor gateUp;
-    private final Tensor selectedResidual;
-    private final Tensor selectedAttended;
-    /** Length of the sequence that {@link #frequencies} are for; only dynamic scaling ever changes it. */
-    private int frequencyLength = -1;
-    private Rows rows;
-    private Rows selectedRows;
+    /** One for each device that has layers, in their order: the residual goes from one to the next. */
+    private final List<Stage> stages;
+    private boolean closed;
 
     /**
      * One sequence's part in a step.
@@ -73,9 +65,13 @@ public final class LlamaForward implements AutoCloseable {
     public record Part(KvCache cache, int[] tokens, int from, int count, int outputs, int sequenceLength) {
     }
 
+    /** What a recorded step depends on: how many sequences, and the capacity and the type of their caches, the largest's. */
+    private record Recorded(int sequences, int capacity, DType cacheType) {
+    }
+
     /** The views that a step of so many rows works on, kept because most steps are as long as the one before. */
-    private record Rows(int count, Tensor ids, Tensor rotations, Tensor residual, Tensor normed, Tensor attended, Tensor query,
-            Tensor queryKey, Tensor key, Tensor value, Tensor gate, Tensor up) {
+    private record Rows(int count, Tensor rotations, Tensor residual, Tensor normed, Tensor attended, Tensor query, Tensor queryKey,
+            Tensor key, Tensor value, Tensor gate, Tensor up) {
     }
 
     /**
@@ -85,40 +81,61 @@ public final class LlamaForward implements AutoCloseable {
      * @param maxRows     the most tokens that a step may have, all sequences together
      */
     public LlamaForward(Device device, LlamaConfig config, LlamaWeights weights, MatMul.Activations activations, int maxRows) {
+        this(device, device, config.layers(), config, weights, activations, maxRows);
+    }
+
+    /**
+     * Allocates the activations of a forward pass whose last layers, and the output, another device computes than the first.
+     *
+     * @param first       what computes the embedding and the first layers, whose weights it works on
+     * @param last        what computes the others, the last RMSNorm and the output, whose weights it works on
+     * @param lastLayers  how many layers that are, 1 to L; with L it computes the embedding too, and {@code first} nothing
+     * @param activations how activations meet weights of block types
+     * @param maxRows     the most tokens that a step may have, all sequences together
+     */
+    public LlamaForward(Device first, Device last, int lastLayers, LlamaConfig config, LlamaWeights weights,
+            MatMul.Activations activations, int maxRows) {
         if (maxRows < 1) {
             throw new IllegalArgumentException("maxRows: expected at least 1, got " + maxRows);
         }
-        this.device = device;
+        if (lastLayers < 1 || lastLayers > config.layers()) {
+            throw new IllegalArgumentException("lastLayers: expected 1 to " + config.layers() + ", got " + lastLayers);
+        }
         this.config = config;
         this.weights = weights;
         this.activations = activations;
         this.maxRows = maxRows;
         this.scale = (float) (1.0 / Math.sqrt(config.headWidth()));
-        long width = config.width();
-        long queryWidth = (long) config.heads() * config.headWidth();
-        long keyWidth = (long) config.keyValueHeads() * config.headWidth();
-        ids = Tensor.allocate(arena, DType.I32, Shape.of(maxRows, 1));
-        positions = Tensor.allocate(arena, DType.I32, Shape.of(maxRows, 1));
-        frequencies = floats(config.headWidth() / 2);
-        rotations = floats(maxRows, config.headWidth());
-        residual = floats(maxRows, width);
-        normed = floats(maxRows, width);
-        queryKeyValue = floats(maxRows, queryWidth + 2 * keyWidth);
-        attended = floats(maxRows, queryWidth);
-        gateUp = floats(maxRows, 2L * config.feedForwardWidth());
-        selectedResidual = floats(maxRows, width);
-        selectedAttended = floats(maxRows, queryWidth);
-        rows = rows(1, residual, attended);
-        selectedRows = rows(1, selectedResidual, selectedAttended);
+        int firstLayers = config.layers() - lastLayers;
+        try {
+            ids = Tensor.allocate(arena, DType.I32, Shape.of(maxRows, 1));
+            positions = Tensor.allocate(arena, DType.I32, Shape.of(maxRows, 1));
+            stages = firstLayers == 0 ? List.of(new Stage(last, 0, lastLayers))
+                    : List.of(new Stage(first, 0, firstLayers), new Stage(last, firstLayers, lastLayers));
+        } catch (Throwable e) {
+            workspace.close();
+            arena.close();
+            throw e;
+        }
     }
 
-    private Tensor floats(long... dims) {
-        return device.allocate(arena, DType.F32, Shape.of(dims));
-    }
-
-    /** {@return the device that computes} */
+    /** {@return the device that computes the output, where logits belong} */
     public Device device() {
-        return device;
+        return stages.getLast().device;
+    }
+
+    /**
+     * {@return an empty cache, each layer of which lies where it is computed}
+     *
+     * @param capacity the most tokens it can hold
+     * @param dtype    F32, F16 or Q8_0
+     * @throws IllegalArgumentException       as {@link KvCache#allocate(Device, int, int, int, int, DType)}
+     * @throws io.puna.tensor.DeviceException if a device refuses the memory
+     */
+    public KvCache newCache(int capacity, DType dtype) {
+        Stage first = stages.getFirst();
+        return KvCache.allocate(first.device, first.layers, device(), config.layers() - first.layers, config.keyValueHeads(),
+                config.headWidth(), capacity, dtype);
     }
 
     /** {@return the model's numbers} */
@@ -170,39 +187,16 @@ public final class LlamaForward implements AutoCloseable {
         if (!logits.shape().equals(expected) || logits.dtype() != DType.F32) {
             throw new IllegalArgumentException("logits: expected F32 " + expected + ", got " + logits);
         }
-        if (rows.count != count) {
-            rows = rows(count, residual, attended);
-        }
         try (KvStep step = KvStep.begin(workspace, cacheParts)) {
             placeTokens(parts);
-            Embedding.forward(device, rows.residual, weights.embedding(), rows.ids);
-            int last = config.layers() - 1;
-            for (int layer = 0; layer < last; layer++) {
-                attend(step, layer);
-                feedForward(weights.blocks().get(layer), rows);
+            for (Stage stage : stages) {
+                stage.run(step, cacheParts, outputs);
             }
-            attend(step, last);
             if (outputs > 0) {
-                finish(parts, outputs, logits);
+                stages.getLast().finish(parts, outputs, logits);
             }
             step.commit();
         }
-    }
-
-    /** Past the last attention rows no longer meet, so only those whose logits are wanted go on. */
-    private void finish(List<Part> parts, int outputs, Tensor logits) {
-        Rows chosen = rows;
-        if (outputs < rows.count) {
-            if (selectedRows.count != outputs) {
-                selectedRows = rows(outputs, selectedResidual, selectedAttended);
-            }
-            chosen = selectedRows;
-            select(parts, rows.residual, chosen.residual);
-            select(parts, rows.attended, chosen.attended);
-        }
-        feedForward(weights.blocks().getLast(), chosen);
-        RmsNorm.forward(device, chosen.normed, chosen.residual, weights.norm(), config.normEpsilon());
-        MatMul.forward(device, workspace, logits, chosen.normed, weights.output(), activations);
     }
 
     private void check(Part part) {
@@ -247,59 +241,189 @@ public final class LlamaForward implements AutoCloseable {
     }
 
     private void rotate(int sequenceLength, int from, int to) {
-        if (from == to) {
-            return;
+        if (from < to) {
+            stages.forEach(stage -> stage.rotate(sequenceLength, from, to));
         }
-        if (frequencyLength != sequenceLength) {
-            float[] values = config.ropeScaling().frequencies(config.ropeTheta(), config.headWidth(), sequenceLength);
-            try (Arena scratch = Arena.ofConfined()) {
-                device.copy(frequencies, Tensor.of(scratch, values, frequencies.shape()));
+    }
+
+    /** Consecutive layers on one device, and the activations of a step there. */
+    private final class Stage {
+        private final Device device;
+        private final int firstLayer;
+        private final int layers;
+        private final Tensor frequencies;
+        private final Tensor rotations;
+        private final Tensor residual;
+        private final Tensor normed;
+        private final Tensor queryKeyValue;
+        private final Tensor attended;
+        private final Tensor gateUp;
+        private final Tensor selectedResidual;
+        private final Tensor selectedAttended;
+        /** Length of the sequence that {@link #frequencies} are for; only dynamic scaling ever changes it. */
+        private int frequencyLength = -1;
+        private Rows rows;
+        private Rows selectedRows;
+        /** In the order in which they were made. */
+        private final LinkedHashMap<Recorded, Recording> recordings = new LinkedHashMap<>();
+
+        Stage(Device device, int firstLayer, int layers) {
+            this.device = device;
+            this.firstLayer = firstLayer;
+            this.layers = layers;
+            long width = config.width();
+            long queryWidth = (long) config.heads() * config.headWidth();
+            long keyWidth = (long) config.keyValueHeads() * config.headWidth();
+            frequencies = floats(config.headWidth() / 2);
+            rotations = floats(maxRows, config.headWidth());
+            residual = floats(maxRows, width);
+            normed = floats(maxRows, width);
+            queryKeyValue = floats(maxRows, queryWidth + 2 * keyWidth);
+            attended = floats(maxRows, queryWidth);
+            gateUp = floats(maxRows, 2L * config.feedForwardWidth());
+            selectedResidual = floats(maxRows, width);
+            selectedAttended = floats(maxRows, queryWidth);
+            rows = rows(1, residual, attended);
+            selectedRows = rows(1, selectedResidual, selectedAttended);
+        }
+
+        private Tensor floats(long... dims) {
+            return device.allocate(arena, DType.F32, Shape.of(dims));
+        }
+
+        private Rows rows(int count, Tensor residual, Tensor attended) {
+            long q = (long) config.heads() * config.headWidth();
+            long kv = (long) config.keyValueHeads() * config.headWidth();
+            long ff = config.feedForwardWidth();
+            Tensor all = queryKeyValue.rows(0, count);
+            Tensor both = gateUp.rows(0, count);
+            return new Rows(count, rotations.rows(0, count), residual.rows(0, count), normed.rows(0, count), attended.rows(0, count),
+                    all.columns(0, q), all.columns(0, q + kv), all.columns(q, kv), all.columns(q + kv, kv), both.columns(0, ff),
+                    both.columns(ff, ff));
+        }
+
+        void rotate(int sequenceLength, int from, int to) {
+            if (frequencyLength != sequenceLength) {
+                float[] values = config.ropeScaling().frequencies(config.ropeTheta(), config.headWidth(), sequenceLength);
+                try (Arena scratch = Arena.ofConfined()) {
+                    device.copy(frequencies, Tensor.of(scratch, values, frequencies.shape()));
+                }
+                frequencyLength = sequenceLength;
             }
-            frequencyLength = sequenceLength;
+            Rope.table(device, rotations.rows(from, to - from), frequencies, positions.rows(from, to - from),
+                    config.ropeScaling().magnitude());
         }
-        Rope.table(device, rotations.rows(from, to - from), frequencies, positions.rows(from, to - from),
-                config.ropeScaling().magnitude());
-    }
 
-    /** Up to the residual's part in attention: leaves the heads' outputs in {@code attended}. */
-    private void attend(KvStep step, int layer) {
-        LlamaWeights.Block block = weights.blocks().get(layer);
-        RmsNorm.forward(device, rows.normed, rows.residual, block.attentionNorm(), config.normEpsilon());
-        MatMul.forward(device, workspace, List.of(rows.query, rows.key, rows.value), rows.normed,
-                List.of(block.query(), block.key(), block.value()), activations);
-        Rope.forward(device, rows.queryKey, rows.rotations, config.ropeLayout(), config.headWidth());
-        step.append(device, layer, rows.key, rows.value);
-        step.attend(device, rows.attended, rows.query, layer, config.heads(), config.slidingWindow(), scale);
-    }
-
-    private void feedForward(LlamaWeights.Block block, Rows rows) {
-        MatMul.accumulate(device, workspace, rows.residual, rows.attended, block.attentionOutput(), activations);
-        RmsNorm.forward(device, rows.normed, rows.residual, block.feedForwardNorm(), config.normEpsilon());
-        MatMul.forward(device, workspace, List.of(rows.gate, rows.up), rows.normed, List.of(block.gate(), block.up()),
-                activations);
-        SwiGlu.forward(device, rows.gate, rows.gate, rows.up);
-        MatMul.accumulate(device, workspace, rows.residual, rows.gate, block.down(), activations);
-    }
-
-    private void select(List<Part> parts, Tensor from, Tensor to) {
-        long row = 0;
-        long target = 0;
-        for (Part part : parts) {
-            row += part.count;
-            device.copy(to.rows(target, part.outputs), from.rows(row - part.outputs, part.outputs));
-            target += part.outputs;
+        /**
+         * Carries the residual through the layers; through the last one's attention only where not the logits of all rows are wanted.
+         * A next token of each sequence, the most frequent step, is recorded once on devices that can and then replayed.
+         */
+        void run(KvStep step, List<KvStep.Part> parts, int outputs) {
+            int count = (int) step.rows();
+            if (rows.count != count) {
+                rows = rows(count, residual, attended);
+            }
+            if (firstLayer == 0) {
+                Embedding.forward(device, rows.residual, weights.embedding(), ids.rows(0, count));
+            } else {
+                Stage before = stages.getFirst();
+                (device.hasOwnMemory() ? device : before.device).copy(rows.residual, before.rows.residual);
+            }
+            if (device.hasOwnMemory() && count == parts.size() && count == outputs && count <= Recording.MAX_SEQUENCES) {
+                requireWeights();
+                step.replay(recording(step, parts), firstLayer);
+            } else {
+                compute(device, step, count == outputs);
+            }
         }
-    }
 
-    private Rows rows(int count, Tensor residual, Tensor attended) {
-        long q = (long) config.heads() * config.headWidth();
-        long kv = (long) config.keyValueHeads() * config.headWidth();
-        long ff = config.feedForwardWidth();
-        Tensor all = queryKeyValue.rows(0, count);
-        Tensor both = gateUp.rows(0, count);
-        return new Rows(count, ids.rows(0, count), rotations.rows(0, count), residual.rows(0, count), normed.rows(0, count),
-                attended.rows(0, count), all.columns(0, q), all.columns(0, q + kv), all.columns(q, kv), all.columns(q + kv, kv),
-                both.columns(0, ff), both.columns(ff, ff));
+        private Recording recording(KvStep step, List<KvStep.Part> parts) {
+            int capacity = parts.stream().mapToInt(part -> part.cache().capacity()).max().orElseThrow();
+            Recorded key = new Recorded(parts.size(), capacity, parts.getFirst().cache().dtype());
+            Recording recording = recordings.get(key);
+            if (recording == null) {
+                recording = device.record(recorder -> compute(recorder, step, true));
+                recordings.put(key, recording);
+                if (recordings.size() > MAX_RECORDINGS) {
+                    recordings.pollFirstEntry().getValue().close();
+                }
+            }
+            return recording;
+        }
+
+        /** A replay reads them unasked. */
+        private void requireWeights() {
+            for (LlamaWeights.Block block : weights.blocks().subList(firstLayer, firstLayer + layers)) {
+                for (Tensor tensor : block.tensors()) {
+                    if (!tensor.segment().scope().isAlive()) {
+                        throw new IllegalStateException("weights: their memory is closed");
+                    }
+                }
+            }
+        }
+
+        private void compute(Device on, KvStep step, boolean whole) {
+            for (int layer = firstLayer; layer < firstLayer + layers; layer++) {
+                attend(on, step, layer);
+                if (whole || layer < config.layers() - 1) {
+                    feedForward(on, weights.blocks().get(layer), rows);
+                }
+            }
+            if (whole && firstLayer + layers == config.layers()) {
+                RmsNorm.forward(on, rows.normed, rows.residual, weights.norm(), config.normEpsilon());
+            }
+        }
+
+        /** Past the last attention rows no longer meet, so only those whose logits are wanted go on. */
+        void finish(List<Part> parts, int outputs, Tensor logits) {
+            Rows chosen = rows;
+            if (outputs < rows.count) {
+                if (selectedRows.count != outputs) {
+                    selectedRows = rows(outputs, selectedResidual, selectedAttended);
+                }
+                chosen = selectedRows;
+                select(parts, rows.residual, chosen.residual);
+                select(parts, rows.attended, chosen.attended);
+                feedForward(device, weights.blocks().getLast(), chosen);
+                RmsNorm.forward(device, chosen.normed, chosen.residual, weights.norm(), config.normEpsilon());
+            }
+            MatMul.forward(device, workspace, logits, chosen.normed, weights.output(), activations);
+        }
+
+        private void select(List<Part> parts, Tensor from, Tensor to) {
+            long row = 0;
+            long target = 0;
+            for (Part part : parts) {
+                row += part.count;
+                device.copy(to.rows(target, part.outputs), from.rows(row - part.outputs, part.outputs));
+                target += part.outputs;
+            }
+        }
+
+        /** Up to the residual's part in attention: leaves the heads' outputs in {@code attended}. */
+        private void attend(Device on, KvStep step, int layer) {
+            LlamaWeights.Block block = weights.blocks().get(layer);
+            RmsNorm.forward(on, rows.normed, rows.residual, block.attentionNorm(), config.normEpsilon());
+            MatMul.forward(on, workspace, List.of(rows.query, rows.key, rows.value), rows.normed,
+                    List.of(block.query(), block.key(), block.value()), activations);
+            Rope.forward(on, rows.queryKey, rows.rotations, config.ropeLayout(), config.headWidth());
+            step.append(on, layer, rows.key, rows.value);
+            step.attend(on, rows.attended, rows.query, layer, config.heads(), config.slidingWindow(), scale);
+        }
+
+        private void feedForward(Device on, LlamaWeights.Block block, Rows rows) {
+            MatMul.accumulate(on, workspace, rows.residual, rows.attended, block.attentionOutput(), activations);
+            RmsNorm.forward(on, rows.normed, rows.residual, block.feedForwardNorm(), config.normEpsilon());
+            MatMul.forward(on, workspace, List.of(rows.gate, rows.up), rows.normed, List.of(block.gate(), block.up()),
+                    activations);
+            SwiGlu.forward(on, rows.gate, rows.gate, rows.up);
+            MatMul.accumulate(on, workspace, rows.residual, rows.gate, block.down(), activations);
+        }
+
+        long byteSize() {
+            return Stream.of(frequencies, rotations, residual, normed, queryKeyValue, attended, gateUp, selectedResidual,
+                    selectedAttended).mapToLong(Tensor::byteSize).sum();
+        }
     }
 
     /** {@return the bytes of activations that a model of these numbers would allocate for steps of {@code maxRows}} */
@@ -314,8 +438,7 @@ public final class LlamaForward implements AutoCloseable {
 
     /** {@return the bytes of the activations} */
     public long byteSize() {
-        return Arrays.stream(new Tensor[] {ids, positions, frequencies, rotations, residual, normed, queryKeyValue, attended, gateUp,
-            selectedResidual, selectedAttended}).mapToLong(Tensor::byteSize).sum();
+        return ids.byteSize() + positions.byteSize() + stages.stream().mapToLong(Stage::byteSize).sum();
     }
 
     /** Frees the activations. Waits for a step in flight; later steps throw. Idempotent. */
@@ -325,6 +448,7 @@ public final class LlamaForward implements AutoCloseable {
         try {
             if (!closed) {
                 closed = true;
+                stages.forEach(stage -> stage.recordings.values().forEach(Recording::close));
                 workspace.close();
                 arena.close();
             }

@@ -15,7 +15,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.function.LongConsumer;
-import java.util.function.UnaryOperator;
 
 /**
  * The weights of a model: views of a checkpoint's memory, in the checkpoint's own types. They live as long as the checkpoint.
@@ -42,6 +41,10 @@ public record LlamaWeights(Tensor embedding, List<Block> blocks, Tensor norm, Te
      */
     public record Block(Tensor attentionNorm, Tensor query, Tensor key, Tensor value, Tensor attentionOutput,
             Tensor feedForwardNorm, Tensor gate, Tensor up, Tensor down) {
+        /** All of them. */
+        List<Tensor> tensors() {
+            return List.of(attentionNorm, query, key, value, attentionOutput, feedForwardNorm, gate, up, down);
+        }
     }
 
     /** The names a format gives: of the tensors outside blocks, then of a block's, after the prefix with its number. */
@@ -73,28 +76,52 @@ public record LlamaWeights(Tensor embedding, List<Block> blocks, Tensor norm, Te
     }
 
     /**
-     * {@return copies of these weights in a device's memory, owned by the arena}
+     * {@return these weights with those of the last layers, the last norm and the output as copies in a device's memory} With all
+     * layers the embedding is copied too.
      *
+     * @param arena    owns the copies
+     * @param layers   how many of the last layers
      * @param progress told the bytes copied so far, after each tensor
      * @throws io.puna.tensor.DeviceException if the device has not that much memory; the message says how much it has
      */
-    public LlamaWeights to(Device device, Arena arena, LongConsumer progress) {
+    public LlamaWeights to(Device device, Arena arena, int layers, LongConsumer progress) {
         Map<Tensor, Tensor> copies = new IdentityHashMap<>();
         long[] done = {0};
-        UnaryOperator<Tensor> copy = from -> copies.computeIfAbsent(from, tensor -> {
-            Tensor to = device.allocate(arena, tensor.dtype(), tensor.shape());
-            device.copy(to, tensor);
-            done[0] += tensor.byteSize();
-            progress.accept(done[0]);
-            return to;
-        });
-        List<Block> copied = new ArrayList<>();
-        for (Block block : blocks) {
-            copied.add(new Block(copy.apply(block.attentionNorm), copy.apply(block.query), copy.apply(block.key),
-                    copy.apply(block.value), copy.apply(block.attentionOutput), copy.apply(block.feedForwardNorm),
-                    copy.apply(block.gate), copy.apply(block.up), copy.apply(block.down)));
+        for (Tensor from : of(layers)) {
+            copies.computeIfAbsent(from, tensor -> {
+                Tensor to = device.allocate(arena, tensor.dtype(), tensor.shape());
+                device.copy(to, tensor);
+                done[0] += tensor.byteSize();
+                progress.accept(done[0]);
+                return to;
+            });
         }
-        return new LlamaWeights(copy.apply(embedding), copied, copy.apply(norm), copy.apply(output));
+        int first = blocks.size() - layers;
+        List<Block> copied = new ArrayList<>(blocks.subList(0, first));
+        for (Block block : blocks.subList(first, blocks.size())) {
+            copied.add(new Block(copies.get(block.attentionNorm), copies.get(block.query), copies.get(block.key),
+                    copies.get(block.value), copies.get(block.attentionOutput), copies.get(block.feedForwardNorm),
+                    copies.get(block.gate), copies.get(block.up), copies.get(block.down)));
+        }
+        return new LlamaWeights(first == 0 ? copies.get(embedding) : embedding, copied, copies.get(norm), copies.get(output));
+    }
+
+    /** {@return the bytes that {@link #to} copies for so many layers} */
+    public long byteSize(int layers) {
+        Map<Tensor, Boolean> counted = new IdentityHashMap<>();
+        return of(layers).stream().filter(tensor -> counted.put(tensor, true) == null).mapToLong(Tensor::byteSize).sum();
+    }
+
+    /** The tensors of the last layers in the order they are used; a tied embedding may be there twice. */
+    private List<Tensor> of(int layers) {
+        List<Tensor> tensors = new ArrayList<>();
+        if (layers == blocks.size()) {
+            tensors.add(embedding);
+        }
+        blocks.subList(blocks.size() - layers, blocks.size()).forEach(block -> tensors.addAll(block.tensors()));
+        tensors.add(norm);
+        tensors.add(output);
+        return tensors;
     }
 
     /** {@return the number of weights, a tied embedding counted once} */
@@ -104,8 +131,7 @@ public record LlamaWeights(Tensor embedding, List<Block> blocks, Tensor norm, Te
             count += output.shape().elements();
         }
         for (Block block : blocks) {
-            for (Tensor tensor : List.of(block.attentionNorm, block.query, block.key, block.value, block.attentionOutput,
-                    block.feedForwardNorm, block.gate, block.up, block.down)) {
+            for (Tensor tensor : block.tensors()) {
                 count += tensor.shape().elements();
             }
         }

@@ -10,6 +10,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import java.util.Objects;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -155,6 +156,49 @@ public final class Device implements AutoCloseable {
     /** {@return whether tensors of numbers have to come from {@link #allocate}, because the device cannot work on the host's memory} */
     public boolean hasOwnMemory() {
         return ownMemory;
+    }
+
+    /**
+     * {@return the bytes of its own memory that nobody uses now, this program or another}
+     *
+     * @throws UnsupportedOperationException if it works on the host's memory
+     * @throws IllegalStateException         if the device is closed
+     * @throws DeviceException               if the device fails
+     */
+    public long freeMemory() {
+        try (Arena scratch = Arena.ofConfined()) {
+            MemorySegment out = scratch.allocate(ValueLayout.JAVA_LONG, 2);
+            check(puna_h.puna_memory_available(handle(), out, out.asSlice(Long.BYTES)));
+            return out.get(ValueLayout.JAVA_LONG, 0);
+        }
+    }
+
+    /**
+     * {@return a recording of calls, which the caller closes} Carried out again they cost one call of the driver. Everything is recorded
+     * but the sequences of {@link io.puna.kernel.KvStep}s, which have one row each; all tensors must stay where they are.
+     *
+     * @param calls makes the calls, on the device that it is given; these are recorded only, and none may copy or give a result to the
+     *              host
+     * @throws UnsupportedOperationException if it works on the host's memory, or a call cannot be recorded
+     * @throws IllegalStateException         if the device is closed
+     * @throws DeviceException               if the device fails
+     */
+    public Recording record(Consumer<Device> calls) {
+        try (Arena scratch = Arena.ofConfined()) {
+            MemorySegment out = scratch.allocate(ValueLayout.ADDRESS);
+            check(puna_h.puna_recording_begin(handle(), out));
+            Arena owner = Arena.ofShared();
+            MemorySegment recording = NativeMemory.own(out.get(ValueLayout.ADDRESS, 0), owner, puna_h::puna_context_destroy);
+            Device recorder = new Device(owner, recording, backend, ownMemory);
+            try {
+                calls.accept(recorder);
+                check(puna_h.puna_recording_end(recording));
+                return new Recording(recorder);
+            } catch (Throwable e) {
+                recorder.close();
+                throw e;
+            }
+        }
     }
 
     /**

@@ -9,7 +9,12 @@ public final class DeviceException extends RuntimeException {
 
     private final int status;
 
-    DeviceException(int status, String message) {
+    /**
+     * Makes one.
+     *
+     * @param status a {@code PUNA_STATUS_*} value of the C header
+     */
+    public DeviceException(int status, String message) {
         super(message);
         this.status = status;
     }

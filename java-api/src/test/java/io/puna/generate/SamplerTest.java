@@ -4,6 +4,10 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
+import io.puna.tensor.Device;
+import io.puna.tensor.Shape;
+import io.puna.tensor.Tensor;
+import java.lang.foreign.Arena;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.HashMap;
@@ -123,6 +127,74 @@ class SamplerTest {
     void infiniteLogitsAreDrawn() {
         float[] logits = {0, Float.POSITIVE_INFINITY, 1};
         assertThat(draws(o -> o.temperature(1), logits, 20)).containsOnly(1);
+    }
+
+    /** From the largest logits and the sums of parts the sampler chooses what it chooses from a copy of all, bit for bit. */
+    @ParameterizedTest
+    @CsvSource({"0, 0, 1, 0", "1, 0, 1, 0", "0.5, 0, 1, 0", "3, 0, 1, 0", "1, 40, 1, 0", "1, 700, 1, 0", "1, 2000, 1, 0", "0.7, 40, 0.95, 0.05",
+            "1, 0, 0.9, 0", "0.3, 0, 0.9999, 0", "1, 0, 1, 0.01", "1, 0, 0.95, 0.2", "1, 0, 1, 1", "0.8, 1, 0.5, 0.5", "1e-6, 0, 0.9, 0"})
+    void whatComesFromTheDeviceIsEnough(double temperature, int topK, double topP, double minP) {
+        UnaryOperator<GenerationOptions.Builder> options = o -> o.temperature(temperature).topK(topK).topP(topP).minP(minP).seed(9);
+        try (Device device = Device.cpu(1); Arena arena = Arena.ofConfined()) {
+            for (int size : new int[] {1, 2, 255, 256, 257, 1000, 5003, 32000}) {
+                for (int kind = 0; kind < 4; kind++) {
+                    float[] row = logits(size, kind);
+                    try (Logits logits = new Logits(device, size)) {
+                        device.copy(logits.tensor(), Tensor.of(arena, row, Shape.of(1, size)));
+                        Sampler fromAll = sampler(options, size);
+                        Sampler fromFew = sampler(options, size);
+                        for (int i = 0; i < 40; i++) {
+                            assertThat(fromFew.choose(logits, List.of())).as("size %d, kind %d", size, kind)
+                                    .isEqualTo(fromAll.choose(row.clone(), List.of()));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /** As a model's: a few tokens stand out. */
+    @ParameterizedTest
+    @CsvSource({"1, 0, 1, 0", "0.7, 40, 0.95, 0.05", "1, 0, 0.9, 0", "1, 0, 1, 0.01", "1, 0, 0.95, 0.2"})
+    void theWholeRowIsSeldomAskedFor(double temperature, int topK, double topP, double minP) {
+        float[] row = logits(32000, 1);
+        Random random = new Random(2);
+        try (Device device = Device.cpu(1); Arena arena = Arena.ofConfined(); Logits logits = new Logits(device, row.length)) {
+            device.copy(logits.tensor(), Tensor.of(arena, row, Shape.of(1, row.length)));
+            Sampler sampler = sampler(o -> o.temperature(temperature).topK(topK).topP(topP).minP(minP), row.length);
+            for (int i = 0; i < 200; i++) {
+                assertThat(sampler.drawFromLargest(logits, random.nextDouble())).isNotNegative();
+            }
+        }
+    }
+
+    @Test
+    void logitsThatLeaveNothingToChooseAreAnErrorThereToo() {
+        float[] row = {Float.NaN, Float.NEGATIVE_INFINITY, Float.NaN};
+        try (Device device = Device.cpu(1); Arena arena = Arena.ofConfined(); Logits logits = new Logits(device, row.length)) {
+            device.copy(logits.tensor(), Tensor.of(arena, row, Shape.of(1, row.length)));
+            for (double topP : new double[] {1, 0.5}) {
+                assertThatThrownBy(() -> sampler(o -> o.temperature(1).topP(topP), row.length).choose(logits, List.of()))
+                        .isInstanceOf(IllegalStateException.class).hasMessageContaining("at least one token");
+            }
+        }
+    }
+
+    /** 0: alike; 1: a few stand out; 2: many equals, some of them NaN and infinite; 3: falling steeply. */
+    private static float[] logits(int size, int kind) {
+        Random random = new Random(size * 4L + kind);
+        float[] logits = new float[size];
+        for (int id = 0; id < size; id++) {
+            double noise = random.nextGaussian();
+            logits[id] = (float) switch (kind) {
+                case 0 -> noise / 10;
+                case 1 -> random.nextInt(200) == 0 ? 12 + noise * 2 : noise * 2;
+                case 2 -> random.nextInt(9) == 0 ? Double.NaN : random.nextInt(9) == 0 ? Double.NEGATIVE_INFINITY : Math.rint(noise * 2);
+                default -> -2.0 * random.nextInt(size);
+            };
+        }
+        logits[size - 1] = kind == 2 ? 7 : logits[size - 1];
+        return logits;
     }
 
     private static List<Integer> draws(UnaryOperator<GenerationOptions.Builder> options, float[] logits, int count) {

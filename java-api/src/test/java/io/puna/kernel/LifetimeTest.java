@@ -277,7 +277,7 @@ class LifetimeTest {
         long before = residentPages(statm);
         try (KvCache cache = KvCache.allocate(16, 8, 128, 8192, DType.F32)) {
             assertThat(cache.byteSize()).isEqualTo(1L << 30);
-            assertThat(cache.memory().address() % 64).isZero();
+            assertThat(cache.memory(0).address() % 64).isZero();
             assertThat(residentPages(statm) - before).isLessThan((256 << 20) / 4096);
         }
     }

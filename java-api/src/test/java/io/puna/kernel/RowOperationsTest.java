@@ -1,6 +1,8 @@
 package io.puna.kernel;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.within;
 
 import io.puna.kernel.Fixtures.Cpu;
 import io.puna.tensor.DType;
@@ -8,6 +10,7 @@ import io.puna.tensor.Device;
 import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.lang.foreign.Arena;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Random;
 import org.junit.jupiter.api.AfterEach;
@@ -211,6 +214,31 @@ class RowOperationsTest {
                 ArgMax.forward(device, indices, x);
                 assertThat(indices.toIntArray()).isEqualTo(expected);
             }
+        }
+    }
+
+    @ParameterizedTest
+    @MethodSource("cpus")
+    void candidatesAreTheLargestInOrderAndWhatAllWeigh(Cpu cpu) {
+        try (Device device = cpu.open(); Workspace workspace = new Workspace()) {
+            float[] values = {1, 4, -2, 4, 3, Float.NaN};
+            Tensor x = Tensor.of(arena, values, Shape.of(1, 6));
+            Tensor largest = Tensor.allocate(arena, DType.F32, Shape.of(1, 4));
+            Tensor ids = Tensor.allocate(arena, DType.I32, Shape.of(1, 4));
+            double[] sums = new double[Candidates.PARTS];
+            Candidates.forward(device, workspace, largest, ids, sums, x, 0.5);
+            assertThat(largest.toFloatArray()).containsExactly(4, 4, 3, 1);
+            assertThat(ids.toIntArray()).containsExactly(1, 3, 4, 0);
+            for (int i = 0; i < 5; i++) {
+                assertThat(sums[i]).isCloseTo(Math.exp((values[i] - 4) / 0.5), within(1e-12));
+            }
+            assertThat(Arrays.stream(sums, 5, sums.length)).containsOnly(0.0);
+            assertThatThrownBy(() -> Candidates.forward(device, workspace, largest, ids, new double[255], x, 1))
+                    .isInstanceOf(IllegalArgumentException.class).hasMessageContaining("sums: expected 1 rows of 256");
+            assertThatThrownBy(() -> Candidates.forward(device, workspace, largest, ids, sums, x, 0))
+                    .isInstanceOf(IllegalArgumentException.class).hasMessageContaining("temperature: expected");
+            Candidates.forward(device, workspace, largest, ids, null, x, 0);
+            assertThat(ids.toIntArray()).containsExactly(1, 3, 4, 0);
         }
     }
 

@@ -13,11 +13,15 @@ import io.puna.generate.Session;
 import io.puna.kernel.Add;
 import io.puna.kernel.ArgMax;
 import io.puna.kernel.KvCache;
+import io.puna.kernel.KvStep;
 import io.puna.kernel.MatMul;
+import io.puna.kernel.Workspace;
+import io.puna.model.LlamaForward;
 import java.lang.foreign.Arena;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Assumptions;
@@ -159,10 +163,170 @@ class CudaDeviceTest {
         }
     }
 
+    /** The first layers on the CPU, the others on the device: the same model, whatever the cut. */
+    @ParameterizedTest
+    @ValueSource(strings = {"models/gqa3-head80", "models/mistral-window", "models/rope-dynamic"})
+    void layersAreDividedBetweenCpuAndDevice(String name) throws Exception {
+        int[] prompt = {1, 5, 9, 2, 7, 3, 3, 8, 4, 6};
+        Path path = TestData.fixture(name);
+        GenerationOptions options = GenerationOptions.builder().maxTokens(8).ignoreEos(true).logprobs(2).build();
+        ModelOptions onCpu = ModelOptions.defaults().withActivations(MatMul.Activations.F32).withContextLength(64).withStepTokens(7)
+                .withThreads(1);
+        try (Device device = Device.cuda(0); LlamaModel expected = LlamaModel.open(path, onCpu); Session reference = expected.newSession()) {
+            float[] logits = reference.logits(prompt);
+            List<Integer> tokens = reference.generate(prompt, options).tokens();
+            int layers = expected.config().layers();
+            assertThat(layers).isGreaterThan(1);
+            for (int deviceLayers = 1; deviceLayers <= layers; deviceLayers++) {
+                try (LlamaModel model = LlamaModel.open(path, onCpu.withDevice(device).withDeviceLayers(deviceLayers));
+                        Session session = model.newSession()) {
+                    assertThat(session.logits(prompt)).containsExactly(logits, within(1e-4f));
+                    assertThat(session.generate(prompt, options).tokens()).isEqualTo(tokens);
+                    assertThat(model.backend()).contains(deviceLayers < layers ? deviceLayers + " of " + layers + " layers on cuda:0" : "cuda:0");
+                }
+            }
+            assertThatThrownBy(() -> LlamaModel.open(path, onCpu.withDevice(device).withDeviceLayers(layers + 1)))
+                    .isInstanceOf(IllegalArgumentException.class).hasMessageContaining("deviceLayers: expected 0 to " + layers);
+        }
+        assertThatThrownBy(() -> LlamaModel.open(path, onCpu.withDeviceLayers(1))).isInstanceOf(IllegalArgumentException.class)
+                .hasMessageContaining("only with a device that has memory of its own");
+    }
+
+    /** Two stages on the CPU: cutting changes nothing, bit for bit, with sequences of different lengths in a step. */
+    @Test
+    void aCutChangesNoBit() throws Exception {
+        try (LlamaModel model = LlamaModel.open(TestData.fixture("models/gqa3-head80")); Device first = Device.cpu(1);
+                Device last = Device.cpu(2); Arena arena = Arena.ofConfined()) {
+            List<float[]> results = new ArrayList<>();
+            for (int lastLayers = 1; lastLayers <= model.config().layers(); lastLayers++) {
+                try (LlamaForward forward = new LlamaForward(first, last, lastLayers, model.config(), model.weights(),
+                        MatMul.Activations.F32, 16); KvCache a = forward.newCache(4, DType.F32); KvCache b = forward.newCache(9, DType.F32)) {
+                    Tensor logits = Tensor.allocate(arena, DType.F32, Shape.of(3, model.config().vocabularySize()));
+                    int[] tokens = {3, 1, 4, 1, 5, 9, 2, 6};
+                    forward.step(List.of(new LlamaForward.Part(a, tokens, 0, 3, 0, 8), new LlamaForward.Part(b, tokens, 2, 5, 0, 8)),
+                            logits.rows(0, 0));
+                    a.reserve(8);
+                    forward.step(List.of(new LlamaForward.Part(a, tokens, 3, 5, 2, 8), new LlamaForward.Part(b, tokens, 0, 1, 1, 8)), logits);
+                    results.add(logits.toFloatArray());
+                }
+            }
+            assertThat(results).hasSizeGreaterThan(1).allSatisfy(result -> assertThat(result).isEqualTo(results.getFirst()));
+        }
+    }
+
+    /**
+     * Next tokens of three sequences, whose steps are recorded and replayed, and the same with a second output row asked of no one, which
+     * is computed call by call: the same bits, while caches grow and sequences change places.
+     */
+    @ParameterizedTest
+    @ValueSource(strings = {"F32", "F16"})
+    void aReplayedStepHasTheBitsOfItsCalls(DType cacheType) throws Exception {
+        try (Device device = Device.cuda(0);
+                LlamaModel model = LlamaModel.open(TestData.fixture("models/gqa3-head80"), ModelOptions.defaults().withDevice(device));
+                LlamaForward replayed = model.newForward(8); LlamaForward called = model.newForward(8); Arena arena = Arena.ofConfined()) {
+            int vocabulary = model.config().vocabularySize();
+            Tensor some = device.allocate(arena, DType.F32, Shape.of(3, vocabulary));
+            Tensor others = device.allocate(arena, DType.F32, Shape.of(3, vocabulary));
+            List<KvCache> caches = new ArrayList<>();
+            List<KvCache> copies = new ArrayList<>();
+            for (int i = 0; i < 4; i++) {
+                caches.add(replayed.newCache(4 + i, cacheType));
+                copies.add(called.newCache(4 + i, cacheType));
+            }
+            for (int t = 0; t < 12; t++) {
+                List<LlamaForward.Part> parts = new ArrayList<>();
+                List<LlamaForward.Part> same = new ArrayList<>();
+                for (int i = 0; i < 3; i++) {
+                    int[] token = {(7 * t + i) % vocabulary};
+                    parts.add(grown(caches.get((i + t) % 3), token));
+                    same.add(grown(copies.get((i + t) % 3), token));
+                }
+                replayed.step(parts, some);
+                same.add(new LlamaForward.Part(copies.get(3), new int[] {1}, 0, 1, 0, 64)); // a row without logits
+                copies.get(3).truncate(0);
+                called.step(same, others);
+                assertThat(some.toFloatArray()).as("step %d", t).isEqualTo(others.toFloatArray());
+            }
+            caches.forEach(KvCache::close);
+            copies.forEach(KvCache::close);
+        }
+    }
+
+    private static LlamaForward.Part grown(KvCache cache, int[] token) {
+        if (cache.length() == cache.capacity()) {
+            cache.reserve(2 * cache.capacity());
+        }
+        return new LlamaForward.Part(cache, token, 0, 1, 1, 64);
+    }
+
+    @Test
+    void recordingsAreRefusedWhereTheyMakeNoSense() {
+        try (Device device = Device.cuda(0); Device cpu = Device.cpu(1); Workspace workspace = new Workspace();
+                Arena arena = Arena.ofConfined(); KvCache cache = KvCache.allocate(device, 1, 1, 8, 4, DType.F32)) {
+            Tensor x = device.allocate(arena, DType.F32, Shape.of(1, 8));
+            assertThatThrownBy(() -> cpu.record(on -> { })).isInstanceOf(UnsupportedOperationException.class)
+                    .hasMessageContaining("CPU, which carries calls out as they come");
+            Tensor best = device.allocate(arena, DType.I32, Shape.of(1));
+            assertThatThrownBy(() -> device.record(on -> ArgMax.forward(on, best, x))).isInstanceOf(UnsupportedOperationException.class)
+                    .hasMessageContaining("puna_argmax_forward: cannot be recorded");
+            assertThatThrownBy(() -> device.record(on -> on.allocate(arena, DType.F32, Shape.of(8))))
+                    .isInstanceOf(UnsupportedOperationException.class);
+            Device[] kept = new Device[1];
+            try (KvStep step = KvStep.begin(workspace, List.of(new KvStep.Part(cache, 1)));
+                    Recording recording = device.record(on -> {
+                        step.append(on, 0, x, x);
+                        kept[0] = on;
+                    })) {
+                step.replay(recording, 0);
+                assertThatThrownBy(() -> step.append(kept[0], 0, x, x)).isInstanceOf(IllegalArgumentException.class)
+                        .hasMessageContaining("a recording that has ended");
+                assertThatThrownBy(() -> step.replay(recording, 1)).isInstanceOf(IndexOutOfBoundsException.class);
+                recording.close();
+                assertThatThrownBy(() -> step.replay(recording, 0)).isInstanceOf(IllegalStateException.class);
+            }
+            try (KvStep step = KvStep.begin(workspace, List.of(new KvStep.Part(cache, 2)))) {
+                Tensor two = device.allocate(arena, DType.F32, Shape.of(2, 8));
+                assertThatThrownBy(() -> device.record(on -> step.append(on, 0, two, two)))
+                        .isInstanceOf(UnsupportedOperationException.class).hasMessageContaining("one row each");
+            }
+        }
+    }
+
+    /** What does not fit says how many layers would; all but the emulated device have more than can be taken here. */
+    @Test
+    void aModelThatDoesNotFitSaysHowManyLayersWould() throws Exception {
+        Path path = TestData.fixture("models/gqa3-head80");
+        try (Device device = Device.cuda(0); LlamaModel onCpu = LlamaModel.open(path); Arena arena = Arena.ofConfined()) {
+            Assumptions.assumeTrue(device.backend().contains("emulated"));
+            ModelOptions options = ModelOptions.defaults().withDevice(device).withContextLength(32);
+            long activations = LlamaForward.byteSize(onCpu.config(), 32);
+            long room = onCpu.weights().byteSize(1) + activations + 64;
+            device.allocate(arena, DType.Q8_0, Shape.of((device.freeMemory() - room) / 34, 32));
+            int layers = onCpu.config().layers();
+            assertThatThrownBy(() -> LlamaModel.open(path, options)).isInstanceOf(DeviceException.class)
+                    .hasMessageContaining(layers + " of " + layers + " layers with the output and the activations take "
+                            + (onCpu.weights().byteSize(layers) + activations) + " bytes of cuda:0")
+                    .hasMessageContaining(device.freeMemory() + " are free; 1 layers would fit");
+            device.allocate(arena, DType.F32, Shape.of(room / 8));
+            assertThatThrownBy(() -> LlamaModel.open(path, options.withDeviceLayers(1))).isInstanceOf(DeviceException.class)
+                    .hasMessageContaining("not even one layer would fit");
+        }
+    }
+
     private static float[] exactLogits(Path path, int[] prompt) throws Exception {
         try (LlamaModel model = LlamaModel.open(path, ModelOptions.defaults().withActivations(MatMul.Activations.F32).withContextLength(64));
                 Session session = model.newSession()) {
             return session.logits(prompt);
+        }
+    }
+
+    /** Draws are those of the CPU: both have the same logits to four digits, and no draw here is that near to a bound. */
+    private static void assertDrawsTheSame(Session session, Session reference, int[] prompt) {
+        GenerationOptions.Builder draws = GenerationOptions.builder().maxTokens(6).ignoreEos(true).seed(3).logprobs(2);
+        for (GenerationOptions options : List.of(draws.temperature(0.8).topK(40).topP(0.95).minP(0.05).build(),
+                draws.temperature(1).topK(0).topP(0.9).minP(0).build(), draws.topP(1).minP(0.02).build(), draws.minP(0).build(),
+                draws.repetitionPenalty(1.1).build())) {
+            assertThat(session.generate(prompt, options).tokens()).isEqualTo(reference.generate(prompt, options).tokens());
         }
     }
 
@@ -186,6 +350,7 @@ class CudaDeviceTest {
                 GenerationResult result = session.generate(prompt, options);
                 GenerationResult same = reference.generate(prompt, options);
                 assertThat(result.tokens()).isEqualTo(same.tokens());
+                assertDrawsTheSame(session, reference, prompt);
             }
         }
     }
