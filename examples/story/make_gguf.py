@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Makes one GGUF file of a trained story-teller, its tokenizer inside.
 
-    make_gguf.py MODEL_DIRECTORY OUT.gguf [F16|Q8_0]
+    make_gguf.py MODEL_DIRECTORY OUT.gguf [F16|Q8_0 [REPETITION_PENALTY]]
 
-MODEL_DIRECTORY is what puna train writes, with a SentencePiece tokenizer.model. Needs numpy, safetensors, sentencepiece and gguf.
+MODEL_DIRECTORY is what puna train writes, with a SentencePiece tokenizer.model. A penalty is what the file recommends to generate with.
+Needs numpy, safetensors, sentencepiece and gguf.
 """
 import json
 import os
@@ -73,6 +74,8 @@ def main():
     writer.add_rope_dimension_count(config["hidden_size"] // heads)
     writer.add_rope_freq_base(config.get("rope_theta", 10000.0))
     writer.add_file_type({"F16": LlamaFileType.MOSTLY_F16, "Q8_0": LlamaFileType.MOSTLY_Q8_0}[kind])
+    if len(sys.argv) > 4:
+        writer.add_sampling_penalty_repeat(float(sys.argv[4]))
     vocabulary(writer, os.path.join(directory, "tokenizer.model"))
     for name, weight in safetensors.numpy.load_file(os.path.join(directory, "model.safetensors")).items():
         if name.endswith(("q_proj.weight", "k_proj.weight")):

@@ -1,6 +1,9 @@
 package io.puna.examples;
 
 import io.puna.LlamaModel;
+import io.puna.format.Checkpoint;
+import io.puna.format.GgufCheckpoint;
+import io.puna.format.HuggingFaceCheckpoint;
 import io.puna.generate.FinishReason;
 import io.puna.generate.GenerationOptions;
 import io.puna.generate.GenerationResult;
@@ -80,9 +83,10 @@ final class GenerateCommand implements Callable<Integer> {
             description = "Draw from tokens at least P times as probable as the most probable. Default: ${DEFAULT-VALUE}.")
     private double minP;
 
-    @Option(names = "--repetition-penalty", paramLabel = "X", defaultValue = "1",
-            description = "Divides the logits of tokens in prompt and text; 1 for none. Default: ${DEFAULT-VALUE}.")
-    private double repetitionPenalty;
+    @Option(names = "--repetition-penalty", paramLabel = "X",
+            description = "Divides the logits of tokens in prompt and text; 1 for none. Default: what the model's file recommends, or"
+                    + " else 1.")
+    private @Nullable Double repetitionPenalty;
 
     @Option(names = "--presence-penalty", paramLabel = "X", defaultValue = "0",
             description = "Taken from the logits of tokens in the text. Default: ${DEFAULT-VALUE}.")
@@ -132,7 +136,8 @@ final class GenerateCommand implements Callable<Integer> {
         try (CtrlC ctrlC = new CtrlC(); Device device = run.device(); LlamaModel model = run.open(path.get(), device, progress);
                 Session session = model.newSession()) {
             String given = promptIds == null ? promptText() : null;
-            TokenStream stream = given == null ? session.stream(promptIds, options) : session.stream(given, options);
+            GenerationOptions complete = withPenalty(options, model.checkpoint());
+            TokenStream stream = given == null ? session.stream(promptIds, complete) : session.stream(given, complete);
             double loadMillis = Text.millis(System.nanoTime() - start);
             PrintWriter out = spec.commandLine().getOut();
             if (json) {
@@ -167,9 +172,20 @@ final class GenerateCommand implements Callable<Integer> {
 
     private GenerationOptions options(Progress progress) {
         return GenerationOptions.builder().maxTokens(maxTokens).temperature(temperature).topK(topK).topP(topP).minP(minP)
-                .repetitionPenalty(repetitionPenalty).presencePenalty(presencePenalty).frequencyPenalty(frequencyPenalty)
+                .repetitionPenalty(repetitionPenalty == null ? 1 : repetitionPenalty).presencePenalty(presencePenalty)
+                .frequencyPenalty(frequencyPenalty)
                 .logitBias(logitBias).seed(seed).stop(stop).ignoreEos(ignoreEos).logprobs(logprobs)
                 .promptListener(progress).build();
+    }
+
+    /** {@return the options with the repetition penalty that the model's makers recommend, where none was asked for} */
+    private GenerationOptions withPenalty(GenerationOptions options, Checkpoint checkpoint) {
+        Object recommended = switch (checkpoint) {
+            case GgufCheckpoint gguf -> gguf.metadata().get("general.sampling.penalty_repeat");
+            case HuggingFaceCheckpoint files -> files.generationConfig().get("repetition_penalty");
+        };
+        return repetitionPenalty == null && recommended instanceof Number penalty
+                ? options.toBuilder().repetitionPenalty(penalty.doubleValue()).build() : options;
     }
 
     /** Prints the prompt, then each token's text as soon as it is there. */

@@ -4,13 +4,19 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import io.puna.LlamaModel;
+import io.puna.format.Checkpoint;
 import java.io.ByteArrayInputStream;
+import java.io.IOException;
 import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.DirectoryStream;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
@@ -138,6 +144,31 @@ class GenerateCommandTest {
         assertThat(tokens(plain, "--repetition-penalty", 4)).isNotEqualTo(drawn);
         assertThat(tokens(plain, "--presence-penalty", 9)).isNotEqualTo(drawn);
         assertThat(tokens(plain, "--frequency-penalty", 9)).isNotEqualTo(drawn);
+    }
+
+    @Test
+    void theModelsOwnRepetitionPenaltyHoldsUnlessAnotherIsGiven(@TempDir Path folder) throws IOException {
+        Path gguf = LlamaModel.bundledFile();
+        Object inFile;
+        try (Checkpoint checkpoint = Checkpoint.open(gguf)) {
+            inFile = checkpoint.metadata().get("general.sampling.penalty_repeat");
+        }
+        Path files = Files.createDirectory(folder.resolve("model"));
+        try (DirectoryStream<Path> each = Files.newDirectoryStream(WITHOUT_TOKENIZER)) {
+            for (Path file : each) {
+                Files.copy(file, files.resolve(file.getFileName()));
+            }
+        }
+        Files.writeString(files.resolve("generation_config.json"), "{\"repetition_penalty\": 3}");
+
+        penaltyHolds(inFile, List.of("generate", "--model", gguf, "--max-tokens", 80, "--json", PROMPT));
+        penaltyHolds(3, List.of("generate", "--model", files, "--max-tokens", 20, "--ignore-eos", "--json", "--prompt-ids", "3,5"));
+    }
+
+    private static void penaltyHolds(Object penalty, List<Object> plain) {
+        JsonNode asTheFileSays = tokens(plain);
+        assertThat(tokens(plain, "--repetition-penalty", penalty)).isEqualTo(asTheFileSays);
+        assertThat(tokens(plain, "--repetition-penalty", 1)).isNotEqualTo(asTheFileSays);
     }
 
     private static JsonNode tokens(List<Object> plain, Object... more) {
