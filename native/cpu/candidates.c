@@ -1,6 +1,7 @@
 /*
  * A row is searched by one thread: a stretch whose largest element does not reach the n-th so far is passed over by vectors, the
- * others go into the sorted list one by one. The sums, nearly all of the time, are shared out part by part.
+ * others go into the sorted list one by one. The sums, nearly all of the time, are shared out, so many
+ * parts at once that a share takes some 20 us.
  */
 #include "kernels.h"
 #include "softmax.h"
@@ -12,9 +13,10 @@ typedef struct job {
     const float *x;
     int64_t V, n;
     double temperature;
+    int64_t parts, shares; /* of a row: parts in a share, and shares                                                */
 } job;
 
-enum { STRETCH = 256 };
+enum { STRETCH = 256, SHARE_ELEMENTS = 4096 };
 
 static void search_row(void *arguments, int64_t r, int32_t thread) {
     (void)thread;
@@ -44,22 +46,27 @@ static void search_row(void *arguments, int64_t r, int32_t thread) {
         if (x[v] != x[v]) values[count] = x[v], ids[count++] = (int32_t)v;
 }
 
-static void sum_part(void *arguments, int64_t share, int32_t thread) {
+static void sum_parts(void *arguments, int64_t share, int32_t thread) {
     (void)thread;
     const job *j = arguments;
-    int64_t r = share / PUNA_CANDIDATES_PARTS, part = puna_ceil_div(j->V, PUNA_CANDIDATES_PARTS);
-    int64_t v = share % PUNA_CANDIDATES_PARTS * part, end = puna_min(v + part, j->V);
+    const int64_t r = share / j->shares, part = puna_ceil_div(j->V, PUNA_CANDIDATES_PARTS);
     const float *x = j->x + r * j->V;
-    double largest = j->values[r * j->n], sum = 0;
-    for (; v < end; v++)
-        if (x[v] == x[v]) sum += x[v] == largest ? 1 : exp((x[v] - largest) / j->temperature);
-    j->sums[share] = sum;
+    const double largest = j->values[r * j->n];
+    int64_t p = share % j->shares * j->parts, last = puna_min(p + j->parts, PUNA_CANDIDATES_PARTS);
+    for (; p < last; p++) {
+        double sum = 0;
+        for (int64_t v = p * part, end = puna_min(v + part, j->V); v < end; v++)
+            if (x[v] == x[v]) sum += x[v] == largest ? 1 : exp((x[v] - largest) / j->temperature);
+        j->sums[r * PUNA_CANDIDATES_PARTS + p] = sum;
+    }
 }
 
 puna_status PUNA_KERNEL(candidates_forward)(puna_context *context, float *values, int32_t *ids, double *sums, const float *x,
                                             int64_t rows, int64_t V, int64_t n, double temperature) {
     job j = {values, ids, sums, x, V, n, temperature};
     puna_parallel(context, rows, search_row, &j);
-    if (sums != NULL) puna_parallel(context, rows * PUNA_CANDIDATES_PARTS, sum_part, &j);
+    j.parts = puna_max(SHARE_ELEMENTS / puna_ceil_div(V, PUNA_CANDIDATES_PARTS), 1);
+    j.shares = puna_ceil_div(PUNA_CANDIDATES_PARTS, j.parts);
+    if (sums != NULL) puna_parallel(context, rows * j.shares, sum_parts, &j);
     return PUNA_STATUS_OK;
 }

@@ -4,9 +4,9 @@
  * again.
  *
  * MEASURED, one thread of a Granite Rapids, N = K = 2048, int16 and int8 in GOP/s, without tiles and with: 128 rows Q4_K 215 to
- * 350 and 330 to 480, Q8_0 225 to 320 and 305 to 450; 512 rows 175 to 318 and 300 to 450; 8 rows alike. x row by row and not
- * tile by tile, and a single panel for each stretch of x: an eighth slower with 128 rows, two fifths with 512. One set of tiles in
- * place of two: no slower.
+ * 350 and 330 to 480, Q8_0 225 to 320 and 305 to 450; 512 rows 175 to 318 and 300 to 450; 16 rows alike, 8 and 12 a quarter
+ * slower. x row by row and not tile by tile, and a single panel for each stretch of x: an eighth slower with 128 rows, two fifths
+ * with 512. One set of tiles in place of two: no slower.
  */
 #ifndef PUNA_INTEGER_TILES_H
 #define PUNA_INTEGER_TILES_H
@@ -14,9 +14,9 @@
 #include "integer_panel.h"
 
 enum {
-    TILE_ROWS = 16,       /* rows of x in a tile                                                                    */
+    TILE_ROWS = 16,        /* rows of x in a tile                                                                   */
     FEWEST_TILE_ROWS = 17, /* from how many on tiles are worth their while: two tiles                               */
-    TILE_PANELS = 4       /* panels that rows of x meet one after another                                           */
+    TILE_PANELS = 4        /* panels that rows of x meet one after another                                          */
 };
 
 /*

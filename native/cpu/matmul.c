@@ -212,11 +212,12 @@ typedef struct panel_job {
 } panel_job;
 
 /*
- * Fetches rows [from, to) of what is decoded next. It lies far off, where no hardware prefetcher looks; called in one go it would be
- * waited for.
+ * Fetches what is decoded next by and by, between the tiles: after those of rows [r, r + TILE_ROWS) of x. It lies far off, where no
+ * hardware prefetcher looks; called in one go it would be waited for.
  */
-static void fetch_rows(const panel_job *j, int64_t from, int64_t to) {
-    for (int64_t n = from; n < to; n++)
+static void fetch_next(const panel_job *j, int64_t r) {
+    if (j->next == NULL) return;
+    for (int64_t n = PANEL * r / j->rows, end = PANEL * (r + TILE_ROWS) / j->rows; n < end; n++)
         for (int64_t i = 0; i < j->next_bytes; i += 64) __builtin_prefetch(j->next + n * j->row_bytes + i, 0, 2);
 }
 
@@ -259,20 +260,12 @@ PUNA_INLINE void tile(const panel_job *j, const int R, const int N, int64_t r0, 
 #define PANEL_TILES(R, N)                                                                                                     \
     for (int n = 0; n < PANEL && n < j->columns; n += N) tile(j, R, N, r, n, sums, panel, depth);
 
-/* By and by, all rows by the last tiles. */
-#define FETCH_MORE                                                                                                            \
-    if (j->next != NULL) {                                                                                                    \
-        int64_t to = PANEL * (r + TILE_ROWS) / rows;                                                                          \
-        fetch_rows(j, fetched, to);                                                                                           \
-        fetched = to;                                                                                                         \
-    }
-
 static void multiply_panel(const panel_job *j, float *sums, const float *panel, int64_t depth) {
-    int64_t rows = j->rows, r = 0, fetched = 0;
+    int64_t rows = j->rows, r = 0;
 #if defined(PUNA_VARIANT_AVX512)
     for (; r + 6 <= rows; r += 6) {
         PANEL_TILES(6, 4)
-        FETCH_MORE
+        fetch_next(j, r);
     }
     switch (rows - r) {
     case 5: PANEL_TILES(5, 4) break;
@@ -282,7 +275,7 @@ static void multiply_panel(const panel_job *j, float *sums, const float *panel, 
 #else
     for (; r + 4 <= rows; r += 4) {
         PANEL_TILES(4, 3)
-        FETCH_MORE
+        fetch_next(j, r);
     }
     switch (rows - r) {
     case 3: PANEL_TILES(3, 4) break;

@@ -7,7 +7,8 @@
 typedef struct product_shares {
     int64_t N, rows;    /* rows of one product's w, and rows of x, that one share multiplies                        */
     int64_t row_shares; /* shares along the rows of x                                                               */
-    int32_t count, threads;
+    int32_t count;      /* of products                                                                              */
+    int32_t threads;    /* of the context                                                                           */
     bool one;           /* all of them together are not worth more than one share: they run on the caller           */
     int64_t first[PUNA_MATMUL_MAX_PRODUCTS + 1];
 } product_shares;

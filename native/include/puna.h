@@ -178,7 +178,7 @@ PUNA_API int64_t puna_context_describe(const puna_context *context, char *buffer
 PUNA_API puna_status puna_memory_allocate(puna_context *context, int64_t bytes, void **memory);
 
 /*
- * Writes the bytes of the context's device that are free and those it has: of everybody who uses the device, and only for now.
+ * Writes the bytes of the context's device that are free and those it has. Others who use the device take from them at any time.
  * PUNA_STATUS_UNSUPPORTED: the context computes on host memory (the CPU).
  */
 PUNA_API puna_status puna_memory_available(puna_context *context, int64_t *free_bytes, int64_t *all_bytes);

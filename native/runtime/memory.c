@@ -64,9 +64,9 @@ void puna_context_retain(puna_context *context) {
 
 void puna_context_release(puna_context *context) {
     pthread_mutex_lock(&list.mutex);
+    puna_context *parent = context->parent; /* now: where others remain, one of them may destroy the context at any time */
     bool last = --context->references == 0;
     pthread_mutex_unlock(&list.mutex);
-    puna_context *parent = context->parent;
     if (last) context->backend->destroy(context);
     if (last && parent != NULL) puna_context_release(parent);
 }

@@ -8,8 +8,8 @@ enum { INT8 = PUNA_ACTIVATIONS_INT8, INT16 = PUNA_ACTIVATIONS_INT16 };
 
 /*
  * What w and x hold. LOWEST: quants at their lowest and x rounded to the largest integer throughout; HIGHEST: quants, scales
- * and mins at their highest, x at the lowest; HUGE_X and TINY_X: factors that are zero, subnormal or the largest there are, x near 1e25, or near where
- * it counts as zero; SPECIAL_X: NaN in row 0, infinity in row 1, -infinity in row 2.
+ * and mins at their highest, x at the lowest; HUGE_X and TINY_X: factors that are zero, subnormal or the largest there are, x near
+ * 1e25, or near where it counts as zero; SPECIAL_X: NaN in row 0, infinity in row 1, -infinity in row 2.
  */
 enum { ORDINARY, LOWEST, HIGHEST, HUGE_X, TINY_X, SPECIAL_X };
 
@@ -51,6 +51,9 @@ static const int64_t matmul_cases[][TEST_DIMENSIONS] = {
     {Q4_K, 301, 24, 512, 2, 1, 5, INT8}, {Q4_0, 1, 3001, 512, 3, 0, 2, INT8}, {Q6_K, 17, 515, 512, 2, 0, 0, INT8},
     {F16, 3, 13, 61, 2, 0, 1, INT16}, {Q8_0, 300, 16, 1120, 1, 0, 0, INT16}, {Q4_0, 301, 33, 64, 3, 0, 0, INT16},
     {Q4_K, 301, 24, 512, 2, 1, 5, INT16}, {Q4_0, 1, 3001, 512, 3, 0, 2, INT16}, {Q6_K, 17, 515, 512, 2, 0, 0, INT16},
+    {Q8_0, 1, 5, 16896, 1, 0, 0, INT8}, {Q4_0, 1, 5, 16896, 1, 0, 0, INT16}, {Q4_K, 1, 19, 16896, 1, 0, 0, INT8},
+    {Q4_K, 1, 5, 16896, 1, 0, 0, INT16}, {Q6_K, 1, 5, 8448, 1, 0, 0, INT8}, {Q6_K, 1, 19, 8448, 1, 0, 0, INT16},
+    {F32, 150, 50, 288, 1, 0, 0}, {F16, 150, 50, 390, 1, 0, 0}, {Q8_0, 150, 50, 288, 1, 0, 0},
     {F32, 67, 13, 515, 1, 0, 1}, {F32, 301, 24, 520, 1, 1, 0}, {F32, 300, 172, 64, 3, 0, 0}, {Q8_0, 259, 12, 544, 1, 0, 0},
     {Q4_K, 301, 24, 512, 2, 1, 5},
     {F32, 1, 1003, 2048, 3, 0, 0}, {BF16, 1, 2051, 515, 2, 1, 0}, {Q4_0, 1, 3001, 512, 3, 0, 2}, {Q6_K, 17, 515, 512, 2, 0, 0},
@@ -194,30 +197,35 @@ const test_op test_matmul = {
 
 /* Every row of a call has the bits it has alone: on every instruction set, for every type, whatever the number of rows. */
 void test_matmul_rows(void) {
-    static const int64_t row_counts[] = {2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 23, 64, 70, 300};
+    static const int64_t row_counts[] = {2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 23, 64, 70, 140, 300};
+    /* At least so many elements: panels decoded at once and in two depths, and more groups than one row is met in one go. */
+    static const struct size {
+        int64_t K, rows;
+    } sizes[] = {{1055, 300}, {288, 140}, {390, 140}, {16641, 3}};
     static const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512, PUNA_ISA_AMX};
-    enum { MOST_ROWS = 300, N = 29, WORKSPACE = 4 << 20 };
+    enum { MOST_ROWS = 300, N = 29, WORKSPACE = 4 << 20, KINDS = PUNA_DTYPE_COUNT + 8 };
     void *workspace = malloc(WORKSPACE);
     float *y = malloc(MOST_ROWS * N * 4), *alone = malloc(MOST_ROWS * N * 4);
     for (int i = 0; i < TEST_COUNT(isas); i++) {
         puna_context_options options = {PUNA_BACKEND_CPU, 0, 2, isas[i]};
         puna_context *context;
         if (puna_context_create(&options, NULL, &context) == PUNA_STATUS_UNSUPPORTED) continue;
-        for (int32_t kind = 0; kind < PUNA_DTYPE_COUNT + 8; kind++) { /* every type, then the block types with integers */
-            int32_t dtype = kind < PUNA_DTYPE_COUNT ? kind : Q8_0 + (kind - PUNA_DTYPE_COUNT) % 4;
+        for (int32_t s = 0; s < KINDS * TEST_COUNT(sizes); s++) { /* every type, then the block types with integers */
+            int32_t kind = s % KINDS, dtype = kind < PUNA_DTYPE_COUNT ? kind : Q8_0 + (kind - PUNA_DTYPE_COUNT) % 4;
             int32_t activations = kind < PUNA_DTYPE_COUNT ? 0 : kind < PUNA_DTYPE_COUNT + 4 ? INT8 : INT16;
-            int64_t block = puna_block_of(dtype).elements, K = puna_ceil_div(1055, block) * block;
-            test_buffer b[2] = {{.name = "x", .rows = MOST_ROWS, .columns = K},
+            int64_t block = puna_block_of(dtype).elements, K = puna_ceil_div(sizes[s / KINDS].K, block) * block;
+            int64_t most_rows = sizes[s / KINDS].rows;
+            test_buffer b[2] = {{.name = "x", .rows = most_rows, .columns = K},
                                 {.name = "w", .dtype = dtype, .rows = N, .columns = K}};
             test_prepare(&test_matmul, NULL, b, 2, true, TEST_GUARD_AFTER);
             const float *x = b[0].data;
             puna_matmul_product product = {N, N, dtype, 0};
-            for (int64_t r = 0; r < MOST_ROWS; r++)
+            for (int64_t r = 0; r < most_rows; r++)
                 CHECK(puna_matmul_forward(context, &product, 1, alone + r * N, b[1].data, NULL, NULL, NULL, NULL, x + r * K, K,
                                           1, K, activations, workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
-            for (int c = 0; c < TEST_COUNT(row_counts); c++) {
+            for (int c = 0; c < TEST_COUNT(row_counts) && row_counts[c] <= most_rows; c++) {
                 int64_t rows = row_counts[c];
-                test_case("isa %d dtype %d activations %d rows %d", isas[i], dtype, activations, (int)rows);
+                test_case("isa %d dtype %d activations %d K %d rows %d", isas[i], dtype, activations, (int)K, (int)rows);
                 CHECK(puna_matmul_forward(context, &product, 1, y, b[1].data, NULL, NULL, NULL, NULL, x, K, rows, K, activations,
                                           workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
                 for (int64_t j = 0; j < rows * N; j++)

@@ -28,14 +28,19 @@ final class Logits implements AutoCloseable {
 
     Logits(Device device, int vocabularySize) {
         this.device = device;
-        Shape shape = Shape.of(1, vocabularySize);
-        logits = device.allocate(arena, DType.F32, shape);
-        logSoftmax = device.allocate(arena, DType.F32, shape);
-        best = Tensor.allocate(arena, DType.I32, Shape.of(1));
-        Shape largest = Shape.of(1, Math.min(vocabularySize, Candidates.MAX));
-        values = Tensor.allocate(arena, DType.F32, largest);
-        ids = Tensor.allocate(arena, DType.I32, largest);
-        row = new float[vocabularySize];
+        try {
+            Shape shape = Shape.of(1, vocabularySize);
+            logits = device.allocate(arena, DType.F32, shape);
+            logSoftmax = device.allocate(arena, DType.F32, shape);
+            best = Tensor.allocate(arena, DType.I32, Shape.of(1));
+            Shape largest = Shape.of(1, Math.min(vocabularySize, Candidates.MAX));
+            values = Tensor.allocate(arena, DType.F32, largest);
+            ids = Tensor.allocate(arena, DType.I32, largest);
+            row = new float[vocabularySize];
+        } catch (RuntimeException | Error e) {
+            arena.close();
+            throw e;
+        }
     }
 
     /** Where a step writes them: (1, V). */

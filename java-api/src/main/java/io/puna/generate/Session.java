@@ -65,7 +65,12 @@ public final class Session implements AutoCloseable {
         this.contextLength = contextLength;
         LlamaConfig config = forward.config();
         this.cache = forward.newCache(Math.min(contextLength, FIRST_CAPACITY), cacheType);
-        this.logits = new Logits(forward.device(), config.vocabularySize());
+        try {
+            this.logits = new Logits(forward.device(), config.vocabularySize());
+        } catch (RuntimeException | Error e) {
+            cache.close();
+            throw e;
+        }
         this.endOfText = Set.copyOf(config.eosTokenIds());
     }
 

@@ -353,12 +353,10 @@ public final class LlamaForward implements AutoCloseable {
 
         /** A replay reads them unasked. */
         private void requireWeights() {
-            for (LlamaWeights.Block block : weights.blocks().subList(firstLayer, firstLayer + layers)) {
-                for (Tensor tensor : block.tensors()) {
-                    if (!tensor.segment().scope().isAlive()) {
-                        throw new IllegalStateException("weights: their memory is closed");
-                    }
-                }
+            Stream<Tensor> read = weights.blocks().subList(firstLayer, firstLayer + layers).stream()
+                    .flatMap(block -> block.tensors().stream());
+            if (!Stream.concat(read, Stream.of(weights.norm())).allMatch(tensor -> tensor.segment().scope().isAlive())) {
+                throw new IllegalStateException("weights: their memory is closed");
             }
         }
 
