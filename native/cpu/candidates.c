@@ -63,7 +63,7 @@ static void sum_parts(void *arguments, int64_t share, int32_t thread) {
 
 puna_status PUNA_KERNEL(candidates_forward)(puna_context *context, float *values, int32_t *ids, double *sums, const float *x,
                                             int64_t rows, int64_t V, int64_t n, double temperature) {
-    job j = {values, ids, sums, x, V, n, temperature};
+    job j = {.values = values, .ids = ids, .sums = sums, .x = x, .V = V, .n = n, .temperature = temperature};
     puna_parallel(context, rows, search_row, &j);
     j.parts = puna_max(SHARE_ELEMENTS / puna_ceil_div(V, PUNA_CANDIDATES_PARTS), 1);
     j.shares = puna_ceil_div(PUNA_CANDIDATES_PARTS, j.parts);
