@@ -125,7 +125,13 @@ PUNA_INLINE void decode_as(int32_t dtype, float *y, const void *w, int64_t n) {
     }
 }
 
-/* Calls function(dtype, …) with dtype a constant, so that it is compiled once per type. */
+/* Call function(dtype, …) with dtype a constant, so that it is compiled once per type. */
+#define FOR_PLAIN_DTYPE(dtype, function, ...)                                                                                 \
+    switch (dtype) {                                                                                                          \
+    case PUNA_DTYPE_F32: function(PUNA_DTYPE_F32, __VA_ARGS__); break;                                                        \
+    case PUNA_DTYPE_F16: function(PUNA_DTYPE_F16, __VA_ARGS__); break;                                                        \
+    default: function(PUNA_DTYPE_BF16, __VA_ARGS__); break;                                                                   \
+    }
 #define FOR_DTYPE(dtype, function, ...)                                                                                       \
     switch (dtype) {                                                                                                          \
     case PUNA_DTYPE_F32: function(PUNA_DTYPE_F32, __VA_ARGS__); break;                                                        \

@@ -9,6 +9,8 @@
  * hide the latency of the multiply-add, and decoded in registers. Rows of F32, F16 or BF16 are so cheap to decode again for
  * every four rows of x that this serves whole batches.
  *
+ * ON AMX plain types are multiplied by tiles (plain_tiles.h), one row and many alike, in an order of their own, unless K is small.
+ *
  * MANY ROWS (prompts) are bound by arithmetic: PANEL rows of w are decoded DEPTH elements deep into the thread's workspace,
  * once for all rows of x in the share, and multiplied in register tiles, whose accumulators wait in the workspace between one
  * depth and the next.
@@ -26,14 +28,17 @@
  *            back from the workspace (a Granite Rapids): 256 rows, K of 288, 27 % faster with AVX-512 and 12 % with AVX2; K of 512
  *            16 and 5 %, K of 2048 0 to 6 % and nothing. Rows of 3 sums copied from where they straddle two vectors: a third slower
  *   x        met by 24 rows of w in turn, not 12, and its next rows fetched meanwhile (a Granite Rapids, one thread): F16 of 512
- *            rows from 100 to 134 GFLOP/s of 235, K of 5632 from 112 to 145: there x is larger than the second cache; AVX2 80 to 94.
- *            36 and 48 rows, DEPTH 384, ROW_BLOCK 96 to 256 alike. With all in the first cache a tile alone does 165 to 184
+ *            rows from 100 to 134 GFLOP/s of 235, K of 5632 from 112 to 145: there x is larger than the second cache; AVX2 80 to
+ *            94. 36 and 48 rows, DEPTH 384, ROW_BLOCK 96 to 256 alike. With all in the first cache a tile alone does 165 to 184
  *   w        fetched a row at a time between the tiles, not a panel at once, and decoded once where it is one depth: 1024 rows, two
  *            threads, K of 288 and 32000 or 768 columns: 216 to 243 and 267 to 275 GFLOP/s, AVX2 154 to 176 and 181 to 193
  *   3 products of (64, 64) and one row, two threads: 1.2 us shared out, 0.75 on the caller
  */
 #include "decode.h"
 #include "kernels.h"
+#if defined(PUNA_VARIANT_AVX512)
+#include "plain_tiles.h"
+#endif
 #include "products.h"
 
 /*
@@ -296,11 +301,13 @@ typedef struct call {
     const void *const *w;
     const float *x;
     int64_t x_stride, rows, K;
+    char *x_tiles[2]; /* packed rows of x, in either order of pairs; null where they are not needed                 */
     char *workspace;
+    int64_t thread_bytes; /* each thread's part of the workspace                                                    */
     product_shares shares;
 } call;
 
-/* A thread's part of the workspace: a decoded panel, then the accumulators of ROW_BLOCK rows against it. */
+/* A thread's part of the workspace, where vectors multiply: a decoded panel, then the accumulators of ROW_BLOCK rows against it. */
 enum {
     PANEL_FLOATS = PANEL * MOST_DEPTH,
     SUMS_FLOATS = ROW_BLOCK * PANEL * VEC_WIDTH,
@@ -336,6 +343,80 @@ static void many_rows(const call *c, int32_t p, int64_t n0, int64_t N, int64_t r
     }
 }
 
+/* Cycles, roughly, for one row of w: reading and decoding it, and multiplying it with every row of x. */
+static double row_cycles(int64_t rows, int64_t K) { return (double)K * (0.5 + (double)rows / (2 * VEC_WIDTH)); }
+
+#if defined(PUNA_VARIANT_AVX512)
+enum { LEAST_TILED_K = 1024 };
+_Static_assert(sizeof(tile_space) >= THREAD_BYTES, "vectors multiply block types beside tiles");
+
+static void run_share(void *arguments, int64_t share, int32_t thread);
+
+static double tile_row_cycles(int64_t rows, int64_t K) { return (double)K * (0.6 + (double)rows / 50); }
+
+/*
+ * Whether tiles, with such pairs, multiply any of the products. It is a matter of K alone, so that one row is multiplied as many are:
+ * where rows of w are short, one row of x at a time would be a third slower with tiles.
+ */
+static bool uses_tiles(const puna_context *context, const puna_matmul_product *products, int32_t count, int64_t K,
+                       bool neighbours) {
+    bool any = false;
+    for (int32_t p = 0; p < count; p++)
+        any |= is_plain(products[p].w_dtype) && pairs_neighbours(products[p].w_dtype) == neighbours;
+    return any && K >= LEAST_TILED_K && context->isa == PUNA_ISA_AMX;
+}
+
+static int64_t x_tiles_bytes(int64_t rows, int64_t K) {
+    const int64_t steps = puna_ceil_div(K, STEP), side = puna_min(rows, SIDE);
+    return puna_ceil_div(rows, SIDE) * steps * X_PIECES * SIDE * side * 4;
+}
+
+static void pack_x_share(void *arguments, int64_t share, int32_t thread) {
+    (void)thread;
+    const call *c = arguments;
+    const int64_t r = share * SIDE;
+    for (int neighbours = 0; neighbours < 2; neighbours++)
+        if (c->x_tiles[neighbours] != NULL)
+            pack_x(neighbours, c->x_tiles[neighbours] + share * x_tiles_bytes(SIDE, c->K), c->x + r * c->x_stride, c->x_stride,
+                   puna_min(SIDE, c->rows - r), (int)puna_min(SIDE, c->rows), c->K);
+}
+
+static void tile_share(const call *c, product_share s, tile_space *space) {
+    const puna_matmul_product *product = &c->products[s.p];
+    const int32_t dtype = product->w_dtype;
+    const int64_t row_bytes = puna_row_bytes(dtype, c->K);
+    const char *w = (const char *)c->w[s.p] + s.n * row_bytes;
+    const char *x = c->x_tiles[pairs_neighbours(dtype)] + s.r / SIDE * x_tiles_bytes(SIDE, c->K);
+    float *y = c->y[s.p] + s.r * product->y_stride + s.n;
+    load_shapes((int)puna_min(SIDE, c->rows));
+#define TILE_ARGUMENTS y, product->y_stride, w, row_bytes, x, (int)s.rows, c->K, s.N, product->accumulate, space
+    if (c->rows <= SIDE) FOR_PLAIN_DTYPE(dtype, few_rows, TILE_ARGUMENTS)
+    else FOR_PLAIN_DTYPE(dtype, tiled_rows, TILE_ARGUMENTS)
+    _tile_release();
+}
+
+/* As matmul_forward, where tiles multiply some of the products: MOST_TILED_ROWS of x after another. */
+static void run_tiles(puna_context *context, const call *all, int32_t count) {
+    call c = *all;
+    c.thread_bytes = sizeof(tile_space);
+    float *y[PUNA_MATMUL_MAX_PRODUCTS];
+    c.y = y;
+    for (int neighbours = 0; neighbours < 2; neighbours++)
+        if (uses_tiles(context, c.products, count, c.K, neighbours)) {
+            c.x_tiles[neighbours] = c.workspace;
+            c.workspace += x_tiles_bytes(puna_min(all->rows, MOST_TILED_ROWS), c.K);
+        }
+    for (int64_t r = 0; r < all->rows; r += MOST_TILED_ROWS) {
+        c.rows = puna_min(MOST_TILED_ROWS, all->rows - r);
+        c.x = all->x + r * all->x_stride;
+        for (int32_t p = 0; p < count; p++) y[p] = all->y[p] + r * c.products[p].y_stride;
+        puna_parallel(context, puna_ceil_div(c.rows, SIDE), pack_x_share, &c);
+        c.shares = share_products(context, c.products, count, c.rows, tile_row_cycles(c.rows, c.K), PANEL_ROWS, 2 * SIDE);
+        run_product_shares(context, &c.shares, count, run_share, &c);
+    }
+}
+#endif
+
 /* Decoding again for every four rows of x costs less than a panel, up to here. */
 static bool is_direct(int32_t dtype, int64_t rows) { return rows <= (is_plain(dtype) ? PLAIN_DIRECT : BLOCK_DIRECT); }
 
@@ -343,20 +424,28 @@ static void run_share(void *arguments, int64_t share, int32_t thread) {
     const call *c = arguments;
     product_share s = find_share(&c->shares, c->products, c->rows, share);
     const puna_matmul_product *product = &c->products[s.p];
+#if defined(PUNA_VARIANT_AVX512)
+    if (is_plain(product->w_dtype) && c->x_tiles[pairs_neighbours(product->w_dtype)] != NULL) {
+        tile_share(c, s, (tile_space *)(c->workspace + thread * c->thread_bytes));
+        return;
+    }
+#endif
     if (is_direct(product->w_dtype, c->rows)) {
         int64_t row_bytes = puna_row_bytes(product->w_dtype, c->K);
         FOR_DTYPE(product->w_dtype, direct_rows, c->y[s.p] + s.n, product->y_stride, (const char *)c->w[s.p] + s.n * row_bytes,
                   row_bytes, c->x, c->x_stride, c->rows, c->K, s.N, product->accumulate)
     } else {
-        many_rows(c, s.p, s.n, s.N, s.r, s.rows, (float *)(c->workspace + thread * THREAD_BYTES));
+        many_rows(c, s.p, s.n, s.N, s.r, s.rows, (float *)(c->workspace + thread * c->thread_bytes));
     }
 }
 
-/* Cycles, roughly, for one row of w: reading and decoding it, and multiplying it with every row of x. */
-static double row_cycles(int64_t rows, int64_t K) { return (double)K * (0.5 + (double)rows / (2 * VEC_WIDTH)); }
-
 int64_t PUNA_KERNEL(matmul_workspace_size)(puna_context *context, const puna_matmul_product *products, int32_t count,
                                            int64_t rows, int64_t K) {
+#if defined(PUNA_VARIANT_AVX512)
+    const int tiled = uses_tiles(context, products, count, K, false) + uses_tiles(context, products, count, K, true);
+    if (tiled > 0)
+        return 63 + tiled * x_tiles_bytes(puna_min(rows, MOST_TILED_ROWS), K) + context->threads * (int64_t)sizeof(tile_space);
+#endif
     (void)products, (void)count, (void)K;
     return rows <= BLOCK_DIRECT ? 0 : context->threads * (int64_t)THREAD_BYTES + 63;
 }
@@ -365,8 +454,14 @@ puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul
                                         float *const y[], const void *const w[], const float *x, int64_t x_stride,
                                         int64_t rows, int64_t K, void *workspace) {
     call c = {.products = products, .y = y, .w = w, .x = x, .x_stride = x_stride, .rows = rows, .K = K};
+    c.thread_bytes = THREAD_BYTES;
     c.workspace = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
-
+#if defined(PUNA_VARIANT_AVX512)
+    if (uses_tiles(context, products, count, K, false) || uses_tiles(context, products, count, K, true)) {
+        run_tiles(context, &c, count);
+        return PUNA_STATUS_OK;
+    }
+#endif
     c.shares = share_products(context, products, count, rows, row_cycles(rows, K), rows <= PLAIN_DIRECT ? DIRECT_PANEL : PANEL,
                               TILE_ROWS);
     run_product_shares(context, &c.shares, count, run_share, &c);

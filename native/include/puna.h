@@ -139,7 +139,7 @@ enum {
     PUNA_ISA_BASELINE = 2,  /* what every processor of the architecture has (SSE2 on x86-64, NEON on aarch64)       */
     PUNA_ISA_AVX2 = 3,      /* AVX2, FMA and F16C                                                                   */
     PUNA_ISA_AVX512 = 4,    /* AVX-512 F, BW, DQ, VL, VNNI                                                          */
-    PUNA_ISA_AMX = 5        /* the same kernels, the same bits, and products of many rows with integers on AMX's tiles */
+    PUNA_ISA_AMX = 5        /* the same kernels, but for matrix products on AMX's tiles: the same bits of block types   */
 };
 
 typedef struct puna_context_options {
@@ -388,7 +388,8 @@ PUNA_API puna_status puna_matmul_workspace_size(puna_context *context, const pun
  *   K       a whole number of blocks of every w_dtype
  *   activations  PUNA_ACTIVATIONS_*
  *
- * With PUNA_ACTIVATIONS_F32 weights of block types are decoded exactly.
+ * With PUNA_ACTIVATIONS_F32 weights of block types are decoded exactly. On PUNA_ISA_AMX products with F32, F16 and BF16 weights may
+ * be computed of pieces in BF16 that add up to F32's precision: numbers below 2^-126 count as 0, and what is infinite may give NaN.
  *
  * With PUNA_ACTIVATIONS_INT8 and _INT16 such weights meet activations rounded 32 at a time to q = rint(x * (t / a)) and d_x = a / t,
  * where a is the largest |x| of the 32 and t is 127 or 32,512. All of it is F32, ties go to even, and a below 2^-100 counts as 0.

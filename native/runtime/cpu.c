@@ -43,7 +43,7 @@ bool puna_cpu_has(int32_t isa) {
     const uint64_t states = saved_states(), ymm = 0x6, zmm = 0xe6, tiles = 0x60000;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     const uint32_t avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
-    const uint32_t amx = 1u << 24 | 1u << 25; /* AMX-TILE, AMX-INT8                                                  */
+    const uint32_t amx = 1u << 22 | 1u << 24 | 1u << 25; /* AMX-BF16, AMX-TILE, AMX-INT8; AVX512-BF16 is always there */
     switch (isa) {
     case PUNA_ISA_AVX2: return (states & ymm) == ymm && (b & bit_AVX2) != 0;
     case PUNA_ISA_AVX512: return (states & zmm) == zmm && (b & bit_AVX2) != 0 && (b & avx512) == avx512 &&

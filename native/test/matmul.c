@@ -197,13 +197,13 @@ const test_op test_matmul = {
 
 /* Every row of a call has the bits it has alone: on every instruction set, for every type, whatever the number of rows. */
 void test_matmul_rows(void) {
-    static const int64_t row_counts[] = {2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 23, 64, 70, 140, 300};
+    static const int64_t row_counts[] = {2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 23, 64, 70, 140, 300, 513, 520};
     /* At least so many elements: panels decoded at once and in two depths, and more groups than one row is met in one go. */
     static const struct size {
         int64_t K, rows;
-    } sizes[] = {{1055, 300}, {288, 140}, {390, 140}, {16641, 3}};
+    } sizes[] = {{1055, 520}, {288, 140}, {390, 140}, {16641, 3}};
     static const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512, PUNA_ISA_AMX};
-    enum { MOST_ROWS = 300, N = 29, WORKSPACE = 4 << 20, KINDS = PUNA_DTYPE_COUNT + 8 };
+    enum { MOST_ROWS = 520, N = 29, WORKSPACE = 8 << 20, KINDS = PUNA_DTYPE_COUNT + 8 };
     void *workspace = malloc(WORKSPACE);
     float *y = malloc(MOST_ROWS * N * 4), *alone = malloc(MOST_ROWS * N * 4);
     for (int i = 0; i < TEST_COUNT(isas); i++) {
