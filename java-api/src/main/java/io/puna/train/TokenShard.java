@@ -144,7 +144,10 @@ final class TokenShard {
         return (int) crc.getValue();
     }
 
-    /** Writes a shard, document by document. The file has its name once it is whole, and there is none where no document was added. */
+    /**
+     * Writes a shard, document by document. The file has its name once it is whole, and once it is finished there is none where no
+     * document was added.
+     */
     static final class Writer implements AutoCloseable {
         private static final int BUFFER_BYTES = 1 << 20;
 
@@ -199,6 +202,7 @@ final class TokenShard {
 
         void finish() throws IOException {
             if (documents == 0) {
+                Files.deleteIfExists(file); // of a source of the same name, whose documents may be among others now
                 return;
             }
             long bytes = tokens * tokenBytes(vocabularySize);
