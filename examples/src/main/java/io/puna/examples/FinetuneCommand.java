@@ -76,7 +76,8 @@ final class FinetuneCommand implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         TrainingOptions options = run.options();
-        run.requireRightFolder();
+        boolean whole = rank == 0 || merge;
+        run.requireRightFolder(whole ? from : null);
         try (CtrlC ctrlC = run.ctrlC(); Checkpoint checkpoint = Checkpoint.open(from); Tokenizer tokenizer = Tokenizer.of(checkpoint);
                 Device device = run.device()) {
             LlamaConfig config = LlamaConfig.of(checkpoint);
@@ -85,12 +86,11 @@ final class FinetuneCommand implements Callable<Integer> {
                     LoraAdapter adapter = rank == 0 ? null
                             : LoraAdapter.random(weights.config(), rank, alpha, EnumSet.copyOf(layers), run.seed());
                     Trainer trainer = new Trainer(device, weights, adapter, source, options)) {
-                boolean whole = adapter == null || merge;
                 if (whole) {
-                    ModelDirectory.prepare(run.out(), weights.config(), Files.isDirectory(from) ? from : from.toAbsolutePath().getParent());
+                    ModelDirectory.prepare(run.out(), weights.config(), tokenizerFolder());
                 }
                 Supplier<BatchSource> held = validation == null ? null : () -> heldOut(tokenizer);
-                return run.run(spec.commandLine(), device, trainer, held, () -> {
+                return run.run(spec.commandLine(), device, ctrlC, trainer, held, () -> {
                     if (whole) {
                         ModelDirectory.writeWeights(run.out(), weights);
                     } else {
@@ -99,6 +99,19 @@ final class FinetuneCommand implements Callable<Integer> {
                 });
             }
         }
+    }
+
+    /** A GGUF file's own tokenizer cannot be copied. */
+    private Path tokenizerFolder() {
+        if (Files.isDirectory(from)) {
+            return from;
+        }
+        Path folder = from.toAbsolutePath().getParent();
+        if (!Files.exists(folder.resolve("tokenizer.json")) && !Files.exists(folder.resolve("tokenizer.model"))) {
+            throw new IllegalArgumentException("--from: expected a tokenizer.json or tokenizer.model beside " + from
+                    + ", which a whole model needs; an adapter does not");
+        }
+        return folder;
     }
 
     private BatchSource heldOut(Tokenizer tokenizer) {

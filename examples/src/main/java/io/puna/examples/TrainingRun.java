@@ -16,6 +16,7 @@ import io.puna.train.TrainingOptions;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.lang.foreign.Arena;
+import java.nio.file.AccessDeniedException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
@@ -122,7 +123,7 @@ final class TrainingRun {
     }
 
     CtrlC ctrlC() {
-        return new CtrlC(SAVING_SECONDS);
+        return CtrlC.noted(SAVING_SECONDS);
     }
 
     Device device() {
@@ -130,12 +131,24 @@ final class TrainingRun {
     }
 
     TrainingOptions options() {
+        if (evaluateEvery < 0 || evaluationBatches < 1 || saveEvery < 0) {
+            throw new IllegalArgumentException("--evaluate-every, --evaluation-batches, --save-every: expected at least 0, 1 and 0, got "
+                    + evaluateEvery + ", " + evaluationBatches + " and " + saveEvery);
+        }
         return TrainingOptions.of(steps, batch, sequence, learningRate).withAccumulate(accumulate).withSchedule(warmup, schedule)
                 .withWeightDecay(weightDecay).withClip(clip, outlier).withRecomputation(recomputation);
     }
 
-    /** Nothing that was trained is written over by a run that does not go on with it. */
-    void requireRightFolder() {
+    /**
+     * Nothing that was trained is written over by a run that does not go on with it.
+     *
+     * @param from what the run begins with, where a whole model is written; null for none
+     */
+    void requireRightFolder(@Nullable Path from) throws IOException {
+        if (from != null && Files.exists(out) && Files.exists(from)
+                && Files.isSameFile(out, Files.isDirectory(from) ? from : from.toAbsolutePath().getParent())) {
+            throw new IllegalArgumentException("--out: expected another directory than that of the model to begin with, got " + out);
+        }
         if (Trainer.isSaved(out) && !resume) {
             throw new IllegalArgumentException("--out: " + out + " holds a run already; --resume goes on with it, or name another directory");
         }
@@ -147,18 +160,27 @@ final class TrainingRun {
     /**
      * Does the steps that are left, and says on the way how it goes.
      *
+     * @param ctrlC   ends the run after a step, saved
      * @param trainer at its start; goes to what was saved with --resume
      * @param held    gives what is held out, from its beginning; null for none
      * @param model   writes the model that was trained
      * @return the exit code
      */
-    int run(CommandLine command, Device device, Trainer trainer, @Nullable Supplier<BatchSource> held, ModelWriter model)
+    int run(CommandLine command, Device device, CtrlC ctrlC, Trainer trainer, @Nullable Supplier<BatchSource> held, ModelWriter model)
             throws IOException {
+        PrintWriter console = command.getOut();
         if (resume) {
             trainer.restore(out);
         }
+        if (trainer.steps() >= steps) {
+            model.write(); // the process may have ended between the state and this
+            console.printf(Locale.ROOT, "%s: step %,d, none left to do%n", out, trainer.steps());
+            return ExitCode.OK;
+        }
         Files.createDirectories(out);
-        PrintWriter console = command.getOut();
+        if (!Files.isWritable(out)) { // better now than when the first steps are to be saved
+            throw new AccessDeniedException(out.toString());
+        }
         Progress progress = new Progress(command.getErr());
         Parameters weights = trainer.weights();
         double flops = flopsPerToken(weights.config());
@@ -171,7 +193,7 @@ final class TrainingRun {
         long last = begun;
         double recent = Double.NaN;
         Double heldOutLoss = null;
-        boolean stopped = false;
+        boolean stopped = ctrlC.pressed();
         LossCurve curve = new LossCurve();
         while (trainer.steps() < steps && !stopped) {
             Trainer.Step step = trainer.step();
@@ -180,7 +202,7 @@ final class TrainingRun {
             last = now;
             recent = Double.isNaN(recent) ? step.loss() : 0.95 * recent + 0.05 * step.loss();
             curve.add(step.step(), step.loss());
-            stopped = Thread.interrupted();
+            stopped = ctrlC.pressed();
             boolean ends = trainer.steps() == steps;
             heldOutLoss = held != null && !stopped && (ends || evaluateEvery > 0 && step.step() % evaluateEvery == 0)
                     ? (Double) trainer.evaluate(held.get(), evaluationBatches) : null;
@@ -206,10 +228,13 @@ final class TrainingRun {
             last = System.nanoTime(); // evaluating and saving are not training
         }
         progress.clear();
-        Files.writeString(out.resolve("loss.svg"), curve.svg(out.getFileName().toString()));
-        long tokens = (trainer.steps() - first) * batch * sequence * accumulate;
-        console.printf(Locale.ROOT, "%s: step %,d, loss %.4f, %,.0f tokens/s%n", out, trainer.steps(), recent,
-                tokens * 1e9 / (System.nanoTime() - begun));
+        if (trainer.steps() > first) {
+            Files.writeString(out.resolve("loss.svg"), curve.svg(String.valueOf(out.getFileName())));
+            long tokens = (trainer.steps() - first) * batch * sequence * accumulate;
+            console.printf(Locale.ROOT, "%s: step %,d, loss %.4f, %,.0f tokens/s%n", out, trainer.steps(), recent,
+                    tokens * 1e9 / (System.nanoTime() - begun));
+            console.flush(); // after Ctrl-C nobody else does
+        }
         return stopped ? ExitCode.CANCELLED : ExitCode.OK;
     }
 

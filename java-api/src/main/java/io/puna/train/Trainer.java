@@ -237,8 +237,12 @@ public final class Trainer implements AutoCloseable {
      *
      * @param held    where their tokens come from
      * @param batches at least 1
+     * @throws IllegalArgumentException if there are fewer
      */
     public double evaluate(BatchSource held, int batches) {
+        if (batches < 1) {
+            throw new IllegalArgumentException("batches: expected at least 1, got " + batches);
+        }
         double sum = 0;
         long counted = 0;
         for (int i = 0; i < batches; i++) {

@@ -247,6 +247,10 @@ class TrainerTest {
         assertThatThrownBy(() -> TrainingOptions.of(1, 1, 1, Double.NaN)).hasMessageContaining("learningRate");
         assertThatThrownBy(() -> TrainingOptions.of(5, 1, 1, 1).withSchedule(6, Schedule.WSD)).hasMessageContaining("warmup");
         try (Device device = Device.cpu(1); Parameters weights = Parameters.random(config(), 1)) {
+            try (Trainer trainer = new Trainer(device, weights, batches(1, SEQUENCES, TOKENS), options(2))) {
+                assertThatThrownBy(() -> trainer.evaluate(batches(1, SEQUENCES, TOKENS), 0))
+                        .hasMessageContaining("batches: expected at least 1, got 0");
+            }
             assertThatThrownBy(() -> new LossGradient(device, weights.config(), Recomputation.LLAMA, 1, 65))
                     .hasMessageContaining("tokens: expected 1 to the context length 64, got 65");
             try (LossGradient loss = new LossGradient(device, weights.config(), Recomputation.LLAMA, 1, 3)) {
