@@ -14,7 +14,6 @@ import io.puna.train.Parameters;
 import io.puna.train.Trainer;
 import io.puna.train.TrainingOptions;
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.EnumSet;
@@ -82,6 +81,8 @@ final class FinetuneCommand implements Callable<Integer> {
                 Device device = run.device()) {
             LlamaConfig config = LlamaConfig.of(checkpoint);
             BatchSource source = ChatBatches.read(data, tokenizer, format, run.sequence(), run.seed());
+            Supplier<BatchSource> held = validation == null ? null
+                    : fromItsBeginning(ChatBatches.read(validation, tokenizer, format, run.sequence(), run.seed()));
             try (Parameters weights = Parameters.copyOf(device, config, LlamaWeights.of(checkpoint, config));
                     LoraAdapter adapter = rank == 0 ? null
                             : LoraAdapter.random(weights.config(), rank, alpha, EnumSet.copyOf(layers), run.seed());
@@ -89,7 +90,6 @@ final class FinetuneCommand implements Callable<Integer> {
                 if (whole) {
                     ModelDirectory.prepare(run.out(), weights.config(), tokenizerFolder());
                 }
-                Supplier<BatchSource> held = validation == null ? null : () -> heldOut(tokenizer);
                 return run.run(spec.commandLine(), device, ctrlC, trainer, held, () -> {
                     if (whole) {
                         ModelDirectory.writeWeights(run.out(), weights);
@@ -114,11 +114,11 @@ final class FinetuneCommand implements Callable<Integer> {
         return folder;
     }
 
-    private BatchSource heldOut(Tokenizer tokenizer) {
-        try {
-            return ChatBatches.read(validation, tokenizer, format, run.sequence(), run.seed());
-        } catch (IOException e) {
-            throw new UncheckedIOException(e);
-        }
+    private static Supplier<BatchSource> fromItsBeginning(BatchSource source) {
+        String beginning = source.state();
+        return () -> {
+            source.restore(beginning);
+            return source;
+        };
     }
 }

@@ -265,6 +265,10 @@ class TrainCommandTest {
         assertThat(Run.puna("generate", "--model", merged, "--max-tokens", 6, "--json", "the cat").json().get("tokens"))
                 .isEqualTo(adapted.get("tokens"));
         assertThat(puna(with(common, "--out", folder.resolve("whole-chat"), "--rank", 0)).code()).isZero();
+        Run unheld = Run.puna("finetune", "--from", model, "--data", chats, "--validation", folder.resolve("none.jsonl"), "--out",
+                folder.resolve("unheld"), "--steps", 2, "--batch", 1, "--sequence", 48, "--learning-rate", "1e-3");
+        assertThat(unheld.code()).isEqualTo(ExitCode.NO_INPUT);
+        assertThat(folder.resolve("unheld")).doesNotExist(); // said before the first step
         Run bare = Run.puna("finetune", "--from", LlamaModel.bundledFile(), "--data", chats, "--out", folder.resolve("bare"), "--steps", 1,
                 "--batch", 1, "--sequence", 48, "--learning-rate", "1e-3", "--merge");
         assertThat(bare.code()).isEqualTo(ExitCode.USAGE);
