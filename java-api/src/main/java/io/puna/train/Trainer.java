@@ -272,7 +272,12 @@ public final class Trainer implements AutoCloseable {
         metadata.put("steps", Long.toString(steps));
         metadata.put("usual_norm", Double.toString(usualNorm));
         metadata.put("source", source.state());
+        metadata.put("adapter", adapterName());
         Safetensors.write(folder.resolve(STATE_FILE), tensors, metadata);
+    }
+
+    private String adapterName() {
+        return adaptation == null ? "none" : adaptation.adapter.toString();
     }
 
     /** {@return whether a folder holds a run that {@link #restore} can take up} */
@@ -301,6 +306,9 @@ public final class Trainer implements AutoCloseable {
                     throw new CheckpointException(file, name + " of F32 " + trained.shape() + " by the model",
                             tensor == null ? "none" : tensor.toString());
                 }
+            }
+            if (!adapterName().equals(metadata.get("adapter"))) {
+                throw new CheckpointException(file, "an adapter of " + adapterName(), String.valueOf(metadata.get("adapter")));
             }
             long savedSteps = Long.parseLong(metadata.getOrDefault("steps", ""));
             double savedNorm = Double.parseDouble(metadata.getOrDefault("usual_norm", ""));
