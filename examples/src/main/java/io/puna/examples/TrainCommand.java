@@ -68,7 +68,8 @@ final class TrainCommand implements Callable<Integer> {
             }
             try (Trainer trainer = new Trainer(device, weights, dataset.batches(run.seed(), maskBoundaries), options)) {
                 ModelDirectory.prepare(run.out(), weights.config(), data); // the data knows the tokenizer it was made by
-                return run.run(spec.commandLine(), device, ctrlC, trainer, dataset.hasValidation() ? dataset::validation : null,
+                return run.run(spec.commandLine(), device, ctrlC, trainer,
+                        dataset.hasValidation() ? () -> dataset.validation(maskBoundaries) : null,
                         () -> ModelDirectory.writeWeights(run.out(), trainer.weights()));
             }
         }

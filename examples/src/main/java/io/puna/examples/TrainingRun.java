@@ -13,6 +13,7 @@ import io.puna.train.Recomputation;
 import io.puna.train.Schedule;
 import io.puna.train.Trainer;
 import io.puna.train.TrainingOptions;
+import io.puna.train.TrainingPlan;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.lang.foreign.Arena;
@@ -183,7 +184,7 @@ final class TrainingRun {
         }
         Progress progress = new Progress(command.getErr());
         Parameters weights = trainer.weights();
-        double flops = flopsPerToken(weights.config());
+        double operations = operationsPerToken(weights.config(), trainer.trainsAdapter());
         double peak = productRate(device);
         console.printf(Locale.ROOT, "%,d parameters, %s, %,d steps of %,d tokens, %s%n", weights.all().shape().elements(),
                 device.backend(), steps, (long) batch * sequence * accumulate, recomputation);
@@ -213,7 +214,7 @@ final class TrainingRun {
             }
             long left = (now - begun) / (trainer.steps() - first) * (steps - trainer.steps());
             progress.show(String.format(Locale.ROOT, "step %,d of %,d  loss %.4f  %,.0f tokens/s  %.0f %% of a product's peak  %s left",
-                    step.step(), steps, recent, rate, 100 * rate * flops / peak, time(left)));
+                    step.step(), steps, recent, rate, 100 * rate * operations / peak, time(left)));
             if (heldOutLoss != null) {
                 curve.addHeldOut(step.step(), heldOutLoss);
                 progress.clear();
@@ -243,11 +244,10 @@ final class TrainingRun {
         return String.format(Locale.ROOT, "%d:%02d:%02d", time.toHours(), time.toMinutesPart(), time.toSecondsPart());
     }
 
-    /** Six for each weight that takes part in a product, and what causal attention takes: forwards once, backwards twice as much. */
-    private double flopsPerToken(LlamaConfig config) {
-        long embedding = (long) config.vocabularySize() * config.width();
-        long products = Parameters.count(config) - (config.tiedEmbeddings() ? 0 : embedding);
-        return 6.0 * products + 6.0 * config.layers() * sequence * config.heads() * config.headWidth();
+    /** Forwards, and backwards twice as much; half of that is the gradient of weights, which an adapter does without. */
+    private double operationsPerToken(LlamaConfig config, boolean adapter) {
+        TrainingPlan plan = TrainingPlan.of(config, recomputation, batch, sequence);
+        return (plan.forwardOperations() + plan.backwardOperations() / (adapter ? 2 : 1)) / ((double) batch * sequence);
     }
 
     /** {@return the operations a second of the best of a few products that fit the caches} */

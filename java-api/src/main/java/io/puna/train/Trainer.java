@@ -40,6 +40,7 @@ import org.jspecify.annotations.Nullable;
  */
 public final class Trainer implements AutoCloseable {
     private static final String STATE_FILE = "training.safetensors";
+    private static final String FORMAT = "puna-training-2";
     /** How fast the norm that outliers are told by follows the steps. */
     private static final double USUAL_NORM_DECAY = 0.98;
     /** Steps before outliers are told. */
@@ -145,6 +146,11 @@ public final class Trainer implements AutoCloseable {
     /** {@return the weights, as the last step left them} */
     public Parameters weights() {
         return weights;
+    }
+
+    /** {@return whether an adapter is trained, and the gradient of the weights themselves never made} */
+    public boolean trainsAdapter() {
+        return adaptation != null;
     }
 
     /**
@@ -271,7 +277,7 @@ public final class Trainer implements AutoCloseable {
         tensors.put("mean", mean);
         tensors.put("square", square);
         Map<String, String> metadata = new LinkedHashMap<>();
-        metadata.put("format", "puna-training-1");
+        metadata.put("format", FORMAT);
         metadata.put("steps", Long.toString(steps));
         metadata.put("updates", Long.toString(updates));
         metadata.put("usual_norm", Double.toString(usualNorm));
@@ -301,8 +307,8 @@ public final class Trainer implements AutoCloseable {
         Path file = folder.resolve(STATE_FILE);
         try (Safetensors saved = Safetensors.open(file)) {
             Map<String, String> metadata = saved.metadata();
-            if (!"puna-training-1".equals(metadata.get("format"))) {
-                throw new CheckpointException(file, "a saved run, format puna-training-1", String.valueOf(metadata.get("format")));
+            if (!FORMAT.equals(metadata.get("format"))) {
+                throw new CheckpointException(file, "a saved run, format " + FORMAT, String.valueOf(metadata.get("format")));
             }
             for (String name : List.of("weights", "mean", "square")) {
                 Tensor tensor = saved.tensors().get(name);

@@ -67,6 +67,8 @@ class TokenDatasetTest {
             source.next(ids, targets, 2);
             assertThat(ids).containsExactly(0, 1, 2, 100, 101, 0, 1, 2);
             assertThat(targets).containsExactly(1, 2, 100, 101, 0, 1, 2, 100);
+            dataset.validation(true).next(ids, targets, 2);
+            assertThat(targets).containsExactly(1, 2, BatchSource.IGNORED, 101, BatchSource.IGNORED, 1, 2, BatchSource.IGNORED);
         }
     }
 
