@@ -287,7 +287,7 @@ public final class TokenDatasetWriter implements AutoCloseable {
     }
 
     /**
-     * Ends the source and gives its files their names.
+     * Ends the source and gives its files their names, once both are whole.
      *
      * @throws IllegalStateException if it has no document to train on
      * @throws IOException           if a file cannot be written
@@ -297,6 +297,8 @@ public final class TokenDatasetWriter implements AutoCloseable {
             throw new IllegalStateException("expected documents to train on, got "
                     + (validation.documents() == 0 ? "none" : validation.documents() + ", all held out"));
         }
+        validation.seal();
+        training.seal();
         copyTokenizer(tokenizerFile, directory);
         validation.finish();
         training.finish();
