@@ -87,6 +87,7 @@ final class FinetuneCommand implements Callable<Integer> {
                     LoraAdapter adapter = rank == 0 ? null
                             : LoraAdapter.random(weights.config(), rank, alpha, EnumSet.copyOf(layers), run.seed());
                     Trainer trainer = new Trainer(device, weights, adapter, source, options)) {
+                run.restore(trainer);
                 if (whole) {
                     ModelDirectory.prepare(run.out(), weights.config(), tokenizerFolder());
                 }

@@ -67,6 +67,7 @@ final class TrainCommand implements Callable<Integer> {
                         + weights.config().vocabularySize() + ", the model's, got " + dataset.vocabularySize());
             }
             try (Trainer trainer = new Trainer(device, weights, dataset.batches(run.seed(), maskBoundaries), options)) {
+                run.restore(trainer);
                 ModelDirectory.prepare(run.out(), weights.config(), data); // the data knows the tokenizer it was made by
                 return run.run(spec.commandLine(), device, ctrlC, trainer,
                         dataset.hasValidation() ? () -> dataset.validation(maskBoundaries) : null,

@@ -158,11 +158,18 @@ final class TrainingRun {
         }
     }
 
+    /** With --resume, goes to what was saved, before anything in its folder is written. */
+    void restore(Trainer trainer) throws IOException {
+        if (resume) {
+            trainer.restore(out);
+        }
+    }
+
     /**
      * Does the steps that are left, and says on the way how it goes.
      *
      * @param ctrlC   ends the run after a step, saved
-     * @param trainer at its start; goes to what was saved with --resume
+     * @param trainer at its start or, by {@link #restore}, where the run stood
      * @param held    gives what is held out, from its beginning; null for none
      * @param model   writes the model that was trained
      * @return the exit code
@@ -170,9 +177,6 @@ final class TrainingRun {
     int run(CommandLine command, Device device, CtrlC ctrlC, Trainer trainer, @Nullable Supplier<BatchSource> held, ModelWriter model)
             throws IOException {
         PrintWriter console = command.getOut();
-        if (resume) {
-            trainer.restore(out);
-        }
         if (trainer.steps() >= steps) {
             model.write(); // the process may have ended between the state and this
             console.printf(Locale.ROOT, "%s: step %,d, none left to do%n", out, trainer.steps());

@@ -103,6 +103,14 @@ class TrainCommandTest {
 
         assertThat(parts.resolve("training.safetensors")).hasSameBinaryContentAs(whole.resolve("training.safetensors"));
         assertThat(parts.resolve("model.safetensors")).hasSameBinaryContentAs(whole.resolve("model.safetensors"));
+        String written = Files.readString(parts.resolve("config.json"));
+        Path wider = Files.writeString(folder.resolve("wider.json"), Files.readString(config).replace("\"intermediate_size\": 24",
+                "\"intermediate_size\": 28"));
+        Run other = Run.puna("train", "--config", wider, "--data", tokens, "--out", parts, "--steps", 20, "--batch", 2, "--sequence", 32,
+                "--learning-rate", "1e-2", "--resume");
+        assertThat(other.code()).isEqualTo(ExitCode.BAD_DATA);
+        assertThat(other.err()).contains("by the model");
+        assertThat(parts.resolve("config.json")).hasContent(written);
         Run none = puna(train(folder.resolve("none"), 3, "--resume"));
         assertThat(none.code()).isEqualTo(ExitCode.USAGE);
         assertThat(none.err()).contains("expected a run in");
