@@ -68,7 +68,7 @@ class ChatBatchesTest {
     @ParameterizedTest
     @CsvSource(delimiter = ';', value = {
         "VICUNA; ^hi. USER: the cat ASSISTANT:{ sat on the mat$}USER: and ASSISTANT:{ a bat$}",
-        "LLAMA2; ^[INST] <<SYS>>~hi.~<</SYS>>~~the cat [/INST]{ sat on the mat$}^[INST] and [/INST]{ a bat$}",
+        "LLAMA2; ^[INST] <<SYS>>~hi.~<</SYS>>~~the cat [/INST]{ sat on the mat $}^[INST] and [/INST]{ a bat $}",
         "CHATML; ^<|im_start|>system~hi.<|im_end|>~<|im_start|>user~the cat<|im_end|>~<|im_start|>assistant~{sat on the mat<|im_end|>}"
                 + "~<|im_start|>user~and<|im_end|>~<|im_start|>assistant~{a bat<|im_end|>}",
         "LLAMA3; ^<|start_header_id|>system<|end_header_id|>~~hi.<|eot_id|><|start_header_id|>user<|end_header_id|>~~the cat<|eot_id|>"
@@ -95,7 +95,7 @@ class ChatBatchesTest {
         int[] answers = IntStream.range(0, length).filter(i -> targets[i] != BatchSource.IGNORED).toArray();
         assertThat(Arrays.stream(answers).filter(i -> targets[i] != padded[i + 1])).isEmpty();
         String said = marked.replaceAll("[^{]*\\{([^}]*)}", "$1").replace("$", "");
-        assertThat(tokenizer.decode(Arrays.stream(answers).map(i -> targets[i]).filter(token -> token != END).toArray(), false))
+        assertThat(tokenizer.decode(Arrays.stream(answers).map(i -> targets[i]).filter(token -> token != END).toArray(), false).strip())
                 .isEqualTo(said.strip());
         long ends = marked.chars().filter(c -> c == '$').count();
         assertThat(Arrays.stream(answers).filter(i -> targets[i] == END).count()).isEqualTo(ends);
