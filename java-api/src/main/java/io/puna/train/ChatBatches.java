@@ -189,7 +189,8 @@ public final class ChatBatches implements BatchSource {
     public void restore(String state) {
         String identity = identity();
         if (!state.startsWith(identity) || !state.substring(identity.length()).matches("\\d{1,18}")) {
-            throw new IllegalArgumentException("state: expected one of these conversations and this seed (" + identity + "…), got " + state);
+            throw new IllegalArgumentException("state: expected one of these conversations and this seed (" + identity + "…), got "
+                    + state);
         }
         position = Long.parseLong(state.substring(identity.length()));
     }

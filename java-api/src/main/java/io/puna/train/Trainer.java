@@ -324,7 +324,8 @@ public final class Trainer implements AutoCloseable {
             long savedUpdates = Long.parseLong(metadata.getOrDefault("updates", ""));
             double savedNorm = Double.parseDouble(metadata.getOrDefault("usual_norm", ""));
             if (savedUpdates < 0 || savedSteps < savedUpdates) {
-                throw new CheckpointException(file, "updates of at least 0 and at least as many steps", savedUpdates + " and " + savedSteps);
+                throw new CheckpointException(file, "updates of at least 0 and at least as many steps",
+                        savedUpdates + " and " + savedSteps);
             }
             source.restore(metadata.getOrDefault("source", ""));
             steps = savedSteps;

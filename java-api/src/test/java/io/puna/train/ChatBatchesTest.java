@@ -44,7 +44,8 @@ class ChatBatchesTest {
         int end = json.indexOf("\"post_processor\"");
         StringBuilder markers = new StringBuilder();
         for (int i = 0; i < MARKERS.size(); i++) {
-            markers.append(", {\"id\": ").append(300 + i).append(", \"content\": \"").append(MARKERS.get(i)).append("\", \"special\": true}");
+            markers.append(", {\"id\": ").append(300 + i).append(", \"content\": \"").append(MARKERS.get(i))
+                    .append("\", \"special\": true}");
         }
         Path file = Files.writeString(folder.resolve("tokenizer.json"), json.substring(0, settings) + markers + """
                 ], "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
@@ -166,8 +167,8 @@ class ChatBatchesTest {
 
     @Test
     void badLinesAreNamed() throws IOException {
-        for (String line : List.of("no JSON", "[1]", "3", "{}", "{\"messages\": []}", "{\"messages\": [{\"role\": \"tool\", \"content\": \"a\"}]}",
-                "{\"messages\": [{\"role\": \"user\"}]}", "{\"prompt\": \"a\"}", "{\"prompt\": \"a\", \"completion\": \"b\"} {}")) {
+        for (String line : List.of("no JSON", "[1]", "3", "{}", "{\"messages\": []}",
+                "{\"messages\": [{\"role\": \"tool\", \"content\": \"a\"}]}", "{\"messages\": [{\"role\": \"user\"}]}", "{\"prompt\": \"a\"}", "{\"prompt\": \"a\", \"completion\": \"b\"} {}")) {
             assertThatThrownBy(() -> read(CHAT + "\n" + line + "\n", ChatFormat.VICUNA, 40, 1)).as(line)
                     .isInstanceOf(CheckpointException.class).hasMessageContaining("line 3");
         }

@@ -260,7 +260,8 @@ class TokenDatasetTest {
         Path empty = Files.writeString(folder.resolve("empty.txt"), " \n<|endoftext|>");
         try (TokenDatasetWriter writer = TokenDatasetWriter.create(folder.resolve("out"), "n", 1, 0, tokenizer)) {
             writer.addText(empty, ignored -> { });
-            assertThatThrownBy(writer::finish).isInstanceOf(IllegalStateException.class).hasMessageContaining("expected documents to train on, got none");
+            assertThatThrownBy(writer::finish).isInstanceOf(IllegalStateException.class)
+                    .hasMessageContaining("expected documents to train on, got none");
         }
         assertThat(folder.resolve("out")).isEmptyDirectory();
         assertThatThrownBy(() -> TokenDataset.open(folder.resolve("out"))).isInstanceOf(CheckpointException.class)

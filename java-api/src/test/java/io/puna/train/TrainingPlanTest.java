@@ -86,11 +86,12 @@ class TrainingPlanTest {
     @Test
     void aBatchThatCannotBeHasNoPlan() {
         for (long[] bad : new long[][] {{0, 1}, {1, 0}, {-1, -1}, {1L << 16, 1L << 15}, {Long.MAX_VALUE, Long.MAX_VALUE}}) {
-            assertThatThrownBy(() -> TrainingPlan.of(small(), Recomputation.FULL, bad[0], bad[1])).isInstanceOf(IllegalArgumentException.class)
+            assertThatThrownBy(() -> TrainingPlan.of(small(), Recomputation.FULL, bad[0], bad[1]))
+                    .isInstanceOf(IllegalArgumentException.class)
                     .hasMessageContaining("fewer than 2^31 tokens in a batch, got " + bad[0] + " and " + bad[1]);
         }
-        assertThat(TrainingPlan.of(config(128_256, 16_384, 126, 128, 8, 53_248, false), Recomputation.STORE_ALL, 1, Integer.MAX_VALUE).bytes())
-                .isPositive();
+        LlamaConfig largest = config(128_256, 16_384, 126, 128, 8, 53_248, false);
+        assertThat(TrainingPlan.of(largest, Recomputation.STORE_ALL, 1, Integer.MAX_VALUE).bytes()).isPositive();
     }
 
     @Test
