@@ -4,24 +4,24 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 
 /**
- * While open, Ctrl-C interrupts the thread that made this, which ends a generation at its next token, and the JVM waits for
- * {@link #close()} before it goes. Its exit code is then 130.
+ * While open, Ctrl-C interrupts the thread that made this, which ends a generation at its next token, or is only noted, and the JVM
+ * waits for {@link #close()} before it goes. Its exit code is then 130.
  */
 final class CtrlC implements AutoCloseable {
     private static final int PATIENCE_SECONDS = 10;
 
     private final CountDownLatch ended = new CountDownLatch(1);
     private final Thread hook;
+    private volatile boolean pressed;
 
     CtrlC() {
-        this(PATIENCE_SECONDS);
+        this(Thread.currentThread()::interrupt, PATIENCE_SECONDS);
     }
 
-    /** @param patienceSeconds how long the JVM waits */
-    CtrlC(int patienceSeconds) {
-        Thread working = Thread.currentThread();
+    private CtrlC(Runnable interruption, int patienceSeconds) {
         hook = new Thread(() -> {
-            working.interrupt();
+            pressed = true;
+            interruption.run();
             try {
                 ended.await(patienceSeconds, TimeUnit.SECONDS);
             } catch (InterruptedException e) {
@@ -29,6 +29,20 @@ final class CtrlC implements AutoCloseable {
             }
         }, "puna-ctrl-c");
         Runtime.getRuntime().addShutdownHook(hook);
+    }
+
+    /**
+     * {@return one that interrupts nobody} An interrupted thread cannot write files: for what has to be saved first.
+     *
+     * @param patienceSeconds how long the JVM waits
+     */
+    static CtrlC noted(int patienceSeconds) {
+        return new CtrlC(() -> { }, patienceSeconds);
+    }
+
+    /** {@return whether the process is to end} */
+    boolean pressed() {
+        return pressed;
     }
 
     @Override

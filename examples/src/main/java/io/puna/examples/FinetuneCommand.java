@@ -14,7 +14,6 @@ import io.puna.train.Parameters;
 import io.puna.train.Trainer;
 import io.puna.train.TrainingOptions;
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.EnumSet;
@@ -76,21 +75,23 @@ final class FinetuneCommand implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         TrainingOptions options = run.options();
-        run.requireRightFolder();
+        boolean whole = rank == 0 || merge;
+        run.requireRightFolder(whole ? from : null);
         try (CtrlC ctrlC = run.ctrlC(); Checkpoint checkpoint = Checkpoint.open(from); Tokenizer tokenizer = Tokenizer.of(checkpoint);
                 Device device = run.device()) {
             LlamaConfig config = LlamaConfig.of(checkpoint);
             BatchSource source = ChatBatches.read(data, tokenizer, format, run.sequence(), run.seed());
+            Supplier<BatchSource> held = validation == null ? null
+                    : fromItsBeginning(ChatBatches.read(validation, tokenizer, format, run.sequence(), run.seed()));
             try (Parameters weights = Parameters.copyOf(device, config, LlamaWeights.of(checkpoint, config));
                     LoraAdapter adapter = rank == 0 ? null
                             : LoraAdapter.random(weights.config(), rank, alpha, EnumSet.copyOf(layers), run.seed());
                     Trainer trainer = new Trainer(device, weights, adapter, source, options)) {
-                boolean whole = adapter == null || merge;
+                run.restore(trainer);
                 if (whole) {
-                    ModelDirectory.prepare(run.out(), weights.config(), Files.isDirectory(from) ? from : from.toAbsolutePath().getParent());
+                    ModelDirectory.prepare(run.out(), weights.config(), tokenizerFolder());
                 }
-                Supplier<BatchSource> held = validation == null ? null : () -> heldOut(tokenizer);
-                return run.run(spec.commandLine(), device, trainer, held, () -> {
+                return run.run(spec.commandLine(), device, ctrlC, trainer, held, () -> {
                     if (whole) {
                         ModelDirectory.writeWeights(run.out(), weights);
                     } else {
@@ -101,11 +102,24 @@ final class FinetuneCommand implements Callable<Integer> {
         }
     }
 
-    private BatchSource heldOut(Tokenizer tokenizer) {
-        try {
-            return ChatBatches.read(validation, tokenizer, format, run.sequence(), run.seed());
-        } catch (IOException e) {
-            throw new UncheckedIOException(e);
+    /** A GGUF file's own tokenizer cannot be copied. */
+    private Path tokenizerFolder() {
+        if (Files.isDirectory(from)) {
+            return from;
         }
+        Path folder = from.toAbsolutePath().getParent();
+        if (!Files.exists(folder.resolve("tokenizer.json")) && !Files.exists(folder.resolve("tokenizer.model"))) {
+            throw new IllegalArgumentException("--from: expected a tokenizer.json or tokenizer.model beside " + from
+                    + ", which a whole model needs; an adapter does not");
+        }
+        return folder;
+    }
+
+    private static Supplier<BatchSource> fromItsBeginning(BatchSource source) {
+        String beginning = source.state();
+        return () -> {
+            source.restore(beginning);
+            return source;
+        };
     }
 }

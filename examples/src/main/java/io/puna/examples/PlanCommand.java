@@ -43,9 +43,6 @@ final class PlanCommand implements Callable<Integer> {
 
     @Override
     public Integer call() throws IOException {
-        if (batch < 1 || sequence < 1) {
-            throw new IllegalArgumentException("--batch, --sequence: expected at least 1, got " + batch + " and " + sequence);
-        }
         LlamaConfig model = LlamaConfig.read(config);
         Map<Recomputation, TrainingPlan> plans = new LinkedHashMap<>();
         for (Recomputation recomputation : Recomputation.values()) {

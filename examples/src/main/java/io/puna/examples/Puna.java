@@ -21,7 +21,7 @@ import picocli.CommandLine.ScopeType;
             "0:done",
             "1:unexpected failure",
             "2:wrong usage, or a value that does not fit the model",
-            "65:a model or tokenizer file that is damaged or not supported",
+            "65:a model or tokenizer file that is damaged or not supported; a training run that cannot go on",
             "66:no such file, or not readable",
             "69:the native library cannot be loaded",
             "130:cancelled with Ctrl-C"},

@@ -59,7 +59,7 @@ final class TrainCommand implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         TrainingOptions options = run.options();
-        run.requireRightFolder();
+        run.requireRightFolder(start.from);
         try (CtrlC ctrlC = run.ctrlC(); TokenDataset dataset = TokenDataset.open(data);
                 Device device = run.device(); Parameters weights = weights(device)) {
             if (dataset.vocabularySize() > weights.config().vocabularySize()) {
@@ -67,8 +67,10 @@ final class TrainCommand implements Callable<Integer> {
                         + weights.config().vocabularySize() + ", the model's, got " + dataset.vocabularySize());
             }
             try (Trainer trainer = new Trainer(device, weights, dataset.batches(run.seed(), maskBoundaries), options)) {
+                run.restore(trainer);
                 ModelDirectory.prepare(run.out(), weights.config(), data); // the data knows the tokenizer it was made by
-                return run.run(spec.commandLine(), device, trainer, dataset.hasValidation() ? dataset::validation : null,
+                return run.run(spec.commandLine(), device, ctrlC, trainer,
+                        dataset.hasValidation() ? () -> dataset.validation(maskBoundaries) : null,
                         () -> ModelDirectory.writeWeights(run.out(), trainer.weights()));
             }
         }

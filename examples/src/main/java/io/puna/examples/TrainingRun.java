@@ -13,9 +13,11 @@ import io.puna.train.Recomputation;
 import io.puna.train.Schedule;
 import io.puna.train.Trainer;
 import io.puna.train.TrainingOptions;
+import io.puna.train.TrainingPlan;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.lang.foreign.Arena;
+import java.nio.file.AccessDeniedException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
@@ -122,7 +124,7 @@ final class TrainingRun {
     }
 
     CtrlC ctrlC() {
-        return new CtrlC(SAVING_SECONDS);
+        return CtrlC.noted(SAVING_SECONDS);
     }
 
     Device device() {
@@ -130,12 +132,24 @@ final class TrainingRun {
     }
 
     TrainingOptions options() {
+        if (evaluateEvery < 0 || evaluationBatches < 1 || saveEvery < 0) {
+            throw new IllegalArgumentException("--evaluate-every, --evaluation-batches, --save-every: expected at least 0, 1 and 0, got "
+                    + evaluateEvery + ", " + evaluationBatches + " and " + saveEvery);
+        }
         return TrainingOptions.of(steps, batch, sequence, learningRate).withAccumulate(accumulate).withSchedule(warmup, schedule)
                 .withWeightDecay(weightDecay).withClip(clip, outlier).withRecomputation(recomputation);
     }
 
-    /** Nothing that was trained is written over by a run that does not go on with it. */
-    void requireRightFolder() {
+    /**
+     * Nothing that was trained is written over by a run that does not go on with it.
+     *
+     * @param from what the run begins with, where a whole model is written; null for none
+     */
+    void requireRightFolder(@Nullable Path from) throws IOException {
+        if (from != null && Files.exists(out) && Files.exists(from)
+                && Files.isSameFile(out, Files.isDirectory(from) ? from : from.toAbsolutePath().getParent())) {
+            throw new IllegalArgumentException("--out: expected another directory than that of the model to begin with, got " + out);
+        }
         if (Trainer.isSaved(out) && !resume) {
             throw new IllegalArgumentException("--out: " + out + " holds a run already; --resume goes on with it, or name another directory");
         }
@@ -144,24 +158,37 @@ final class TrainingRun {
         }
     }
 
+    /** With --resume, goes to what was saved, before anything in its folder is written. */
+    void restore(Trainer trainer) throws IOException {
+        if (resume) {
+            trainer.restore(out);
+        }
+    }
+
     /**
      * Does the steps that are left, and says on the way how it goes.
      *
-     * @param trainer at its start; goes to what was saved with --resume
+     * @param ctrlC   ends the run after a step, saved
+     * @param trainer at its start or, by {@link #restore}, where the run stood
      * @param held    gives what is held out, from its beginning; null for none
      * @param model   writes the model that was trained
      * @return the exit code
      */
-    int run(CommandLine command, Device device, Trainer trainer, @Nullable Supplier<BatchSource> held, ModelWriter model)
+    int run(CommandLine command, Device device, CtrlC ctrlC, Trainer trainer, @Nullable Supplier<BatchSource> held, ModelWriter model)
             throws IOException {
-        if (resume) {
-            trainer.restore(out);
+        PrintWriter console = command.getOut();
+        if (trainer.steps() >= steps) {
+            model.write(); // the process may have ended between the state and this
+            console.printf(Locale.ROOT, "%s: step %,d, none left to do%n", out, trainer.steps());
+            return ExitCode.OK;
         }
         Files.createDirectories(out);
-        PrintWriter console = command.getOut();
+        if (!Files.isWritable(out)) { // better now than when the first steps are to be saved
+            throw new AccessDeniedException(out.toString());
+        }
         Progress progress = new Progress(command.getErr());
         Parameters weights = trainer.weights();
-        double flops = flopsPerToken(weights.config());
+        double operations = operationsPerToken(weights.config(), trainer.trainsAdapter());
         double peak = productRate(device);
         console.printf(Locale.ROOT, "%,d parameters, %s, %,d steps of %,d tokens, %s%n", weights.all().shape().elements(),
                 device.backend(), steps, (long) batch * sequence * accumulate, recomputation);
@@ -171,7 +198,7 @@ final class TrainingRun {
         long last = begun;
         double recent = Double.NaN;
         Double heldOutLoss = null;
-        boolean stopped = false;
+        boolean stopped = ctrlC.pressed();
         LossCurve curve = new LossCurve();
         while (trainer.steps() < steps && !stopped) {
             Trainer.Step step = trainer.step();
@@ -180,7 +207,7 @@ final class TrainingRun {
             last = now;
             recent = Double.isNaN(recent) ? step.loss() : 0.95 * recent + 0.05 * step.loss();
             curve.add(step.step(), step.loss());
-            stopped = Thread.interrupted();
+            stopped = ctrlC.pressed();
             boolean ends = trainer.steps() == steps;
             heldOutLoss = held != null && !stopped && (ends || evaluateEvery > 0 && step.step() % evaluateEvery == 0)
                     ? (Double) trainer.evaluate(held.get(), evaluationBatches) : null;
@@ -191,7 +218,7 @@ final class TrainingRun {
             }
             long left = (now - begun) / (trainer.steps() - first) * (steps - trainer.steps());
             progress.show(String.format(Locale.ROOT, "step %,d of %,d  loss %.4f  %,.0f tokens/s  %.0f %% of a product's peak  %s left",
-                    step.step(), steps, recent, rate, 100 * rate * flops / peak, time(left)));
+                    step.step(), steps, recent, rate, 100 * rate * operations / peak, time(left)));
             if (heldOutLoss != null) {
                 curve.addHeldOut(step.step(), heldOutLoss);
                 progress.clear();
@@ -206,10 +233,13 @@ final class TrainingRun {
             last = System.nanoTime(); // evaluating and saving are not training
         }
         progress.clear();
-        Files.writeString(out.resolve("loss.svg"), curve.svg(out.getFileName().toString()));
-        long tokens = (trainer.steps() - first) * batch * sequence * accumulate;
-        console.printf(Locale.ROOT, "%s: step %,d, loss %.4f, %,.0f tokens/s%n", out, trainer.steps(), recent,
-                tokens * 1e9 / (System.nanoTime() - begun));
+        if (trainer.steps() > first) {
+            Files.writeString(out.resolve("loss.svg"), curve.svg(String.valueOf(out.getFileName())));
+            long tokens = (trainer.steps() - first) * batch * sequence * accumulate;
+            console.printf(Locale.ROOT, "%s: step %,d, loss %.4f, %,.0f tokens/s%n", out, trainer.steps(), recent,
+                    tokens * 1e9 / (System.nanoTime() - begun));
+            console.flush(); // after Ctrl-C nobody else does
+        }
         return stopped ? ExitCode.CANCELLED : ExitCode.OK;
     }
 
@@ -218,11 +248,10 @@ final class TrainingRun {
         return String.format(Locale.ROOT, "%d:%02d:%02d", time.toHours(), time.toMinutesPart(), time.toSecondsPart());
     }
 
-    /** Six for each weight that takes part in a product, and what causal attention takes: forwards once, backwards twice as much. */
-    private double flopsPerToken(LlamaConfig config) {
-        long embedding = (long) config.vocabularySize() * config.width();
-        long products = Parameters.count(config) - (config.tiedEmbeddings() ? 0 : embedding);
-        return 6.0 * products + 6.0 * config.layers() * sequence * config.heads() * config.headWidth();
+    /** Forwards, and backwards twice as much; half of that is the gradient of weights, which an adapter does without. */
+    private double operationsPerToken(LlamaConfig config, boolean adapter) {
+        TrainingPlan plan = TrainingPlan.of(config, recomputation, batch, sequence);
+        return (plan.forwardOperations() + plan.backwardOperations() / (adapter ? 2 : 1)) / ((double) batch * sequence);
     }
 
     /** {@return the operations a second of the best of a few products that fit the caches} */

@@ -6,7 +6,10 @@ import com.fasterxml.jackson.databind.JsonNode;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Map;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.condition.EnabledOnOs;
+import org.junit.jupiter.api.condition.OS;
 import org.junit.jupiter.api.io.TempDir;
 
 class DataCommandTest {
@@ -51,6 +54,30 @@ class DataCommandTest {
         expect(Run.puna("data", "--tokenizer", tokenizer(), "--out", out, "--weight", -1, bad), ExitCode.USAGE, "weight: expected");
         expect(Run.puna("data", "--tokenizer", tokenizer(), "--out", out), ExitCode.USAGE, "FILE");
         assertThat(out).isDirectoryNotContaining("glob:**.{tokens,part}");
+    }
+
+    /** A limit on the size of files stands for a full disk: the held-out documents fit, the others do not. */
+    @Test
+    @EnabledOnOs(OS.LINUX)
+    void aFullDiskIsSaidAndTheSourceBeforeKept() throws Exception {
+        Path out = folder.resolve("out");
+        Path stories = Files.writeString(folder.resolve("stories.txt"), "the cat<|endoftext|>a hat");
+        assertThat(Run.puna("data", "--tokenizer", tokenizer(), "--out", out, "--held-out", 0, stories).code()).isZero();
+        byte[] before = Files.readAllBytes(out.resolve("stories.tokens"));
+        StringBuilder more = new StringBuilder();
+        for (int i = 0; i < 2000; i++) {
+            more.append("the cat ").append(i).append("<|endoftext|>");
+        }
+        Files.writeString(stories, more);
+
+        Run run = Run.process(Map.of(), "bash", "-c", "ulimit -f 16 && exec \"$@\"", "bash", Run.java(), "-XX:-UsePerfData",
+                "--enable-native-access=ALL-UNNAMED", "-cp", System.getProperty("java.class.path"), Puna.class.getName(), "data",
+                "--tokenizer", tokenizer(), "--out", out, "--held-out", 20, stories);
+
+        assertThat(run.code()).as(run.err()).isEqualTo(ExitCode.UNEXPECTED);
+        assertThat(run.err()).contains("stories.tokens: could not be written: ");
+        assertThat(out.resolve("stories.tokens")).hasBinaryContent(before);
+        assertThat(out).isDirectoryNotContaining("glob:**.{validation.tokens,part}");
     }
 
     private static void expect(Run run, int code, String words) {

@@ -148,7 +148,7 @@ class PunaTest {
         assertThat(code(new AccessDeniedException("weights"))).isEqualTo(ExitCode.NO_INPUT);
         assertThat(code(new UncheckedIOException(new CheckpointException(folder, "a", "b")))).isEqualTo(ExitCode.BAD_DATA);
         assertThat(code(new UnsatisfiedLinkError("library"))).isEqualTo(ExitCode.NO_NATIVE_LIBRARY);
-        assertThat(Failure.of(new OutOfMemoryError("Java heap space")).sentence()).contains("not enough memory", "--context");
+        assertThat(Failure.of(new OutOfMemoryError("Java heap space")).sentence()).contains("not enough memory", "--context", "--recompute");
         assertThat(code(new OutOfMemoryError())).isEqualTo(ExitCode.UNEXPECTED);
         assertThat(code(new IOException("Input/output error"))).isEqualTo(ExitCode.UNEXPECTED);
         assertThat(Failure.of(new NullPointerException()).sentence()).contains("unexpected", "--verbose");

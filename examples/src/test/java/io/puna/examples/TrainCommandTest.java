@@ -4,9 +4,11 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import io.puna.LlamaModel;
 import io.puna.format.Safetensors;
 import io.puna.tensor.Tensor;
 import java.io.IOException;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -101,9 +103,87 @@ class TrainCommandTest {
 
         assertThat(parts.resolve("training.safetensors")).hasSameBinaryContentAs(whole.resolve("training.safetensors"));
         assertThat(parts.resolve("model.safetensors")).hasSameBinaryContentAs(whole.resolve("model.safetensors"));
+        String written = Files.readString(parts.resolve("config.json"));
+        Path wider = Files.writeString(folder.resolve("wider.json"), Files.readString(config).replace("\"intermediate_size\": 24",
+                "\"intermediate_size\": 28"));
+        Run other = Run.puna("train", "--config", wider, "--data", tokens, "--out", parts, "--steps", 20, "--batch", 2, "--sequence", 32,
+                "--learning-rate", "1e-2", "--resume");
+        assertThat(other.code()).isEqualTo(ExitCode.BAD_DATA);
+        assertThat(other.err()).contains("by the model");
+        assertThat(parts.resolve("config.json")).hasContent(written);
         Run none = puna(train(folder.resolve("none"), 3, "--resume"));
         assertThat(none.code()).isEqualTo(ExitCode.USAGE);
         assertThat(none.err()).contains("expected a run in");
+    }
+
+    @Test
+    void aRunThatIsDoneIsOnlyMadeWhole() throws IOException {
+        Path out = folder.resolve("done");
+        assertThat(puna(train(out, 4)).code()).isZero();
+        byte[] model = Files.readAllBytes(out.resolve("model.safetensors"));
+        String picture = Files.readString(out.resolve("loss.svg"));
+        Files.delete(out.resolve("model.safetensors")); // killed between the state and the model
+
+        Run again = puna(train(out, 4, "--resume"));
+
+        assertThat(again.code()).as(again.err()).isZero();
+        assertThat(again.out()).contains("step 4, none left to do").doesNotContain("NaN");
+        assertThat(out.resolve("model.safetensors")).hasBinaryContent(model);
+        assertThat(out.resolve("loss.svg")).hasContent(picture);
+    }
+
+    /** SIGTERM takes the way of Ctrl-C, which a test that runs in the background may ignore. Most of its time the run evaluates. */
+    @Test
+    @EnabledOnOs({OS.LINUX, OS.MAC})
+    void ctrlCSavesTheLastStepWhateverItComesUpon() throws Exception {
+        Path out = folder.resolve("stopped");
+        Path log = folder.resolve("stopped.jsonl");
+        List<Object> command = new ArrayList<>(List.of(Run.java(), "-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED", "-cp",
+                System.getProperty("java.class.path"), Puna.class.getName()));
+        command.addAll(train(out, 1_000_000, "--save-every", 0, "--evaluate-every", 1, "--evaluation-batches", 400, "--log", log));
+        Process process = Run.start(Map.of(), command.toArray());
+        String said;
+        try {
+            long patience = System.nanoTime() + TimeUnit.SECONDS.toNanos(300);
+            while (!(Files.exists(log) && Files.size(log) > 0) && process.isAlive() && System.nanoTime() < patience) {
+                Thread.sleep(5);
+            }
+            Thread.sleep(20);
+
+            assertThat(new ProcessBuilder("kill", "-TERM", String.valueOf(process.pid())).start().waitFor()).isZero();
+
+            assertThat(process.waitFor(300, TimeUnit.SECONDS)).isTrue();
+            said = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+        } finally {
+            process.destroyForcibly();
+        }
+        assertThat(process.exitValue()).isEqualTo(143); // Java's own, of SIGTERM
+        List<String> lines = Files.readAllLines(log);
+        assertThat(saved(out)).isEqualTo(Samples.json(lines.getLast()).get("step").longValue());
+        assertThat(said).contains(out + ": step " + saved(out));
+        assertThat(out.resolve("model.safetensors")).exists();
+        assertThat(out.resolve("loss.svg")).exists();
+    }
+
+    @Test
+    void whatCannotBeIsRefusedBeforeTheFirstStep() throws IOException {
+        Path out = folder.resolve("refused");
+        for (List<Object> wrong : List.<List<Object>>of(List.of("--evaluation-batches", 0), List.of("--evaluate-every", -1),
+                List.of("--save-every", -1))) {
+            Run run = puna(with(train(out, 2), wrong.toArray()));
+            assertThat(run.code()).isEqualTo(ExitCode.USAGE);
+            assertThat(run.err()).contains("--evaluate-every, --evaluation-batches, --save-every: expected at least 0, 1 and 0");
+        }
+        Path model = folder.resolve("begin");
+        assertThat(puna(train(model, 2)).code()).isZero();
+        Files.delete(model.resolve("training.safetensors"));
+        byte[] weights = Files.readAllBytes(model.resolve("model.safetensors"));
+        Run over = Run.puna("train", "--from", model, "--data", tokens, "--out", model, "--steps", 1, "--batch", 1, "--sequence", 8,
+                "--learning-rate", "1e-3");
+        assertThat(over.code()).isEqualTo(ExitCode.USAGE);
+        assertThat(over.err()).contains("--out: expected another directory than that of the model to begin with");
+        assertThat(model.resolve("model.safetensors")).hasBinaryContent(weights);
+        assertThat(out).doesNotExist();
     }
 
     /** As often as {@code -Dpuna.kills} says, whatever it does at that instant. */
@@ -199,6 +279,14 @@ class TrainCommandTest {
         assertThat(Run.puna("generate", "--model", merged, "--max-tokens", 6, "--json", "the cat").json().get("tokens"))
                 .isEqualTo(adapted.get("tokens"));
         assertThat(puna(with(common, "--out", folder.resolve("whole-chat"), "--rank", 0)).code()).isZero();
+        Run unheld = Run.puna("finetune", "--from", model, "--data", chats, "--validation", folder.resolve("none.jsonl"), "--out",
+                folder.resolve("unheld"), "--steps", 2, "--batch", 1, "--sequence", 48, "--learning-rate", "1e-3");
+        assertThat(unheld.code()).isEqualTo(ExitCode.NO_INPUT);
+        assertThat(folder.resolve("unheld")).doesNotExist(); // said before the first step
+        Run bare = Run.puna("finetune", "--from", LlamaModel.bundledFile(), "--data", chats, "--out", folder.resolve("bare"), "--steps", 1,
+                "--batch", 1, "--sequence", 48, "--learning-rate", "1e-3", "--merge");
+        assertThat(bare.code()).isEqualTo(ExitCode.USAGE);
+        assertThat(bare.err()).contains("--from: expected a tokenizer.json or tokenizer.model beside");
         Files.writeString(chats, "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n");
         Run silent = puna(with(common, "--out", folder.resolve("silent")));
         assertThat(silent.code()).isEqualTo(ExitCode.BAD_DATA);

@@ -20,6 +20,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
 import java.util.ArrayList;
 import java.util.EnumSet;
 import java.util.LinkedHashMap;
@@ -272,7 +273,7 @@ public final class LoraAdapter implements AutoCloseable {
     }
 
     /**
-     * Saves it as PEFT does.
+     * Saves it as PEFT does. Each of the two files has its name only once it is whole.
      *
      * @param directory made where it is missing
      * @throws IOException if it cannot be written
@@ -298,8 +299,9 @@ public final class LoraAdapter implements AutoCloseable {
                 tensors.put(pair.name() + ".lora_A.weight", pair.a);
                 tensors.put(pair.name() + ".lora_B.weight", b);
             }
-            Files.write(directory.resolve(CONFIG_FILE),
-                    new ObjectMapper().enable(SerializationFeature.INDENT_OUTPUT).writeValueAsBytes(json));
+            Path unfinished = directory.resolve(CONFIG_FILE + ".part");
+            Files.write(unfinished, new ObjectMapper().enable(SerializationFeature.INDENT_OUTPUT).writeValueAsBytes(json));
+            Files.move(unfinished, directory.resolve(CONFIG_FILE), StandardCopyOption.REPLACE_EXISTING, StandardCopyOption.ATOMIC_MOVE);
             Safetensors.write(directory.resolve(WEIGHTS_FILE), tensors, Map.of("format", "pt"));
         }
     }
@@ -429,6 +431,12 @@ public final class LoraAdapter implements AutoCloseable {
             MatMul.forward(device, workspace, narrow, dy, scaled(scratch, pair.bTransposed));
             MatMul.weightBackward(device, workspace, to.a, x, narrow);
         }
+    }
+
+    /** {@return what tells it apart from others of as many numbers} */
+    @Override
+    public String toString() {
+        return "rank " + rank + ", alpha " + alpha + ", " + targets;
     }
 
     /** Frees the memory. Idempotent. */

@@ -1,11 +1,15 @@
 package io.puna.train;
 
 import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.json.JsonMapper;
 import io.puna.format.CheckpointException;
 import io.puna.text.Tokenizer;
+import java.io.BufferedReader;
 import java.io.IOException;
+import java.nio.charset.CharacterCodingException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -13,14 +17,13 @@ import java.util.Arrays;
 import java.util.BitSet;
 import java.util.List;
 import java.util.SplittableRandom;
-import java.util.stream.Stream;
 
 /**
  * Conversations to fine-tune on, one to a sequence, shuffled anew for each epoch. Only what the assistant says counts in the loss; a
  * conversation longer than a sequence is cut.
  */
 public final class ChatBatches implements BatchSource {
-    private static final String FORMAT = "chat1";
+    private static final String FORMAT = "chat2";
 
     private final List<Conversation> conversations;
     private final long seed;
@@ -52,19 +55,21 @@ public final class ChatBatches implements BatchSource {
      */
     public static ChatBatches read(Path file, Tokenizer tokenizer, ChatFormat format, int tokens, long seed) throws IOException {
         List<Conversation> conversations = new ArrayList<>();
-        ObjectMapper mapper = new ObjectMapper();
+        ObjectMapper mapper = JsonMapper.builder().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).build();
         int number = 0;
-        try (Stream<String> lines = Files.lines(file)) {
-            for (String line : (Iterable<String>) lines::iterator) {
+        try (BufferedReader in = Files.newBufferedReader(file)) {
+            for (String line = in.readLine(); line != null; line = in.readLine()) {
                 number++;
                 if (!line.isBlank()) {
-                    Conversation conversation = conversation(tokenizer, format.pieces(messages(file, number, mapper, line)));
+                    Conversation conversation = conversation(tokenizer, format.pieces(messages(file, number, mapper, line)), tokens);
                     int first = conversation.counted.nextSetBit(1);
                     if (first >= 0 && first <= tokens) {
                         conversations.add(conversation);
                     }
                 }
             }
+        } catch (CharacterCodingException e) {
+            throw new CheckpointException(file, "text in UTF-8", "bytes that are not, after line " + number, e);
         }
         if (conversations.isEmpty()) {
             throw new CheckpointException(file, "conversations in which an assistant speaks within " + tokens + " tokens", "none");
@@ -98,19 +103,39 @@ public final class ChatBatches implements BatchSource {
         return messages;
     }
 
-    private static Conversation conversation(Tokenizer tokenizer, List<ChatFormat.Piece> pieces) {
+    /**
+     * Pieces are encoded as the one text that they are where a model is asked, from one beginning or end to the next: many a tokenizer
+     * puts a space before whatever it is given. An answer's tokens are those that the text has not without it.
+     */
+    private static Conversation conversation(Tokenizer tokenizer, List<ChatFormat.Piece> pieces, int tokens) {
         int[] all = new int[0];
         BitSet counted = new BitSet();
+        String text = "";
+        int start = 0; // of its tokens
         for (ChatFormat.Piece piece : pieces) {
             if (piece.begins() && tokenizer.bosId().isPresent()) {
                 all = append(all, tokenizer.bosId().getAsInt());
             }
-            int from = all.length;
-            all = append(all, tokenizer.encode(piece.text(), false));
-            if (piece.ends() && !tokenizer.eosIds().isEmpty()) {
-                all = append(all, tokenizer.eosIds().iterator().next());
+            if (piece.begins()) {
+                text = "";
+                start = all.length;
+            }
+            text += piece.text();
+            int[] encoded = tokenizer.encode(text, false);
+            int mismatch = Arrays.mismatch(all, start, all.length, encoded, 0, encoded.length);
+            int from = start + (mismatch < 0 ? encoded.length : mismatch);
+            all = append(Arrays.copyOf(all, start), encoded);
+            if (piece.ends()) {
+                if (!tokenizer.eosIds().isEmpty()) {
+                    all = append(all, tokenizer.eosIds().iterator().next());
+                }
+                text = "";
+                start = all.length;
             }
             counted.set(from, all.length, piece.counted());
+            if (all.length > tokens) {
+                break; // the rest is cut
+            }
         }
         return new Conversation(all, counted);
     }
@@ -128,6 +153,7 @@ public final class ChatBatches implements BatchSource {
 
     @Override
     public void next(int[] ids, int[] targets, int sequences) {
+        PackedBatches.requireWhole(ids, targets, sequences);
         int length = ids.length / sequences;
         for (int b = 0; b < sequences; b++, position++) {
             Conversation conversation = conversations.get(index(position));
@@ -156,15 +182,24 @@ public final class ChatBatches implements BatchSource {
 
     @Override
     public String state() {
-        return FORMAT + " " + seed + " " + conversations.size() + " " + position;
+        return identity() + position;
     }
 
     @Override
     public void restore(String state) {
-        String same = FORMAT + " " + seed + " " + conversations.size() + " ";
-        if (!state.startsWith(same) || !state.substring(same.length()).matches("\\d{1,18}")) {
-            throw new IllegalArgumentException("state: expected one of these conversations, " + same + "…, got " + state);
+        String identity = identity();
+        if (!state.startsWith(identity) || !state.substring(identity.length()).matches("\\d{1,18}")) {
+            throw new IllegalArgumentException("state: expected one of these conversations and this seed (" + identity + "…), got "
+                    + state);
         }
-        position = Long.parseLong(state.substring(same.length()));
+        position = Long.parseLong(state.substring(identity.length()));
+    }
+
+    private String identity() {
+        int fingerprint = 0;
+        for (Conversation conversation : conversations) {
+            fingerprint = 31 * (31 * fingerprint + Arrays.hashCode(conversation.tokens)) + conversation.counted.hashCode();
+        }
+        return "%s %08x %d ".formatted(FORMAT, fingerprint, seed);
     }
 }

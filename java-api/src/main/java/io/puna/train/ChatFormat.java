@@ -18,7 +18,7 @@ public enum ChatFormat {
                         pieces.add(new Piece("[INST] " + system + message.content.strip() + " [/INST]", true, false, false));
                         system = "";
                     }
-                    default -> pieces.add(new Piece(message.content.strip(), false, true, true));
+                    default -> pieces.add(new Piece(" " + message.content.strip() + " ", false, true, true));
                 }
             }
             return pieces;

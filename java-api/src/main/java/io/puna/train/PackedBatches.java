@@ -39,12 +39,7 @@ final class PackedBatches implements BatchSource {
 
     @Override
     public void next(int[] ids, int[] targets, int sequences) {
-        if (sequences < 1 || ids.length == 0 || ids.length % sequences != 0) {
-            throw new IllegalArgumentException("sequences: expected a divisor of " + ids.length + " ids, got " + sequences);
-        }
-        if (targets.length != ids.length) {
-            throw new IllegalArgumentException("targets: expected " + ids.length + " of them, as many as ids, got " + targets.length);
-        }
+        requireWhole(ids, targets, sequences);
         int length = ids.length / sequences;
         int[] row = new int[length + 1];
         boolean[] begins = new boolean[length + 1];
@@ -56,6 +51,15 @@ final class PackedBatches implements BatchSource {
                 ids[b * length + t] = row[t];
                 targets[b * length + t] = maskBoundaries && begins[t + 1] ? IGNORED : row[t + 1];
             }
+        }
+    }
+
+    static void requireWhole(int[] ids, int[] targets, int sequences) {
+        if (sequences < 1 || ids.length == 0 || ids.length % sequences != 0) {
+            throw new IllegalArgumentException("sequences: expected a divisor of " + ids.length + " ids, got " + sequences);
+        }
+        if (targets.length != ids.length) {
+            throw new IllegalArgumentException("targets: expected " + ids.length + " of them, as many as ids, got " + targets.length);
         }
     }
 

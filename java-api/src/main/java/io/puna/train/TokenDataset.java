@@ -135,16 +135,22 @@ public final class TokenDataset implements AutoCloseable {
         return validation.stream().mapToLong(shard -> shard.tokens).sum();
     }
 
+    /** {@return batches of the documents held out, as {@link #validation(boolean)} gives them, no target left out} */
+    public BatchSource validation() {
+        return validation(false);
+    }
+
     /**
      * {@return batches of the documents held out, in the order of their files}
      *
+     * @param maskBoundaries whether the first token of a document is left out as the target of the one before it
      * @throws IllegalStateException if none are
      */
-    public BatchSource validation() {
+    public BatchSource validation(boolean maskBoundaries) {
         if (validation.isEmpty()) {
             throw new IllegalStateException(directory + ": expected documents held out for evaluation (*" + VALIDATION_SUFFIX + "), got none");
         }
-        return new PackedBatches(validation, 0, false, false);
+        return new PackedBatches(validation, 0, false, maskBoundaries);
     }
 
     /** Unmaps the files: their batches throw {@link IllegalStateException} from then on. Idempotent. */

@@ -41,6 +41,8 @@ public final class TokenDatasetWriter implements AutoCloseable {
     private static final JsonFactory JSON = JsonFactory.builder()
             .streamReadConstraints(StreamReadConstraints.builder().maxNestingDepth(64).maxStringLength(MAX_TEXT).build()).build();
 
+    private final Path directory;
+    private final Path tokenizerFile;
     private final Tokenizer tokenizer;
     private final TokenShard.Writer training;
     private final TokenShard.Writer validation;
@@ -48,7 +50,10 @@ public final class TokenDatasetWriter implements AutoCloseable {
     private final int[] begin;
     private final int[] end;
 
-    private TokenDatasetWriter(Tokenizer tokenizer, TokenShard.Writer training, TokenShard.Writer validation, int heldOut) {
+    private TokenDatasetWriter(Path directory, Path tokenizerFile, Tokenizer tokenizer, TokenShard.Writer training,
+            TokenShard.Writer validation, int heldOut) {
+        this.directory = directory;
+        this.tokenizerFile = tokenizerFile;
         this.tokenizer = tokenizer;
         this.training = training;
         this.validation = validation;
@@ -90,11 +95,11 @@ public final class TokenDatasetWriter implements AutoCloseable {
         TokenShard.Writer validation = null;
         try {
             Files.createDirectories(directory);
-            copyTokenizer(file, directory);
+            requireSameTokenizer(file, directory);
             training = new TokenShard.Writer(directory.resolve(name + TokenDataset.SUFFIX), opened.vocabularySize(), weight);
             validation = new TokenShard.Writer(directory.resolve(name + TokenDataset.VALIDATION_SUFFIX), opened.vocabularySize(),
                     weight);
-            return new TokenDatasetWriter(opened, training, validation, heldOut);
+            return new TokenDatasetWriter(directory, file, opened, training, validation, heldOut);
         } catch (Throwable e) {
             if (training != null) {
                 training.close();
@@ -120,7 +125,7 @@ public final class TokenDatasetWriter implements AutoCloseable {
                 + tokenizer);
     }
 
-    private static void copyTokenizer(Path file, Path directory) throws IOException {
+    private static void requireSameTokenizer(Path file, Path directory) throws IOException {
         for (String name : TOKENIZERS) {
             Path there = directory.resolve(name);
             if (Files.exists(there) && !(name.equals(file.getFileName().toString()) && Files.mismatch(file, there) < 0)) {
@@ -128,6 +133,9 @@ public final class TokenDatasetWriter implements AutoCloseable {
                         "another");
             }
         }
+    }
+
+    private static void copyTokenizer(Path file, Path directory) throws IOException {
         Path from = file.toAbsolutePath().getParent();
         if (Files.isSameFile(from, directory)) {
             return;
@@ -279,15 +287,19 @@ public final class TokenDatasetWriter implements AutoCloseable {
     }
 
     /**
-     * Ends the source and gives its files their names.
+     * Ends the source and gives its files their names, once both are whole.
      *
      * @throws IllegalStateException if it has no document to train on
      * @throws IOException           if a file cannot be written
      */
     public void finish() throws IOException {
         if (training.documents() == 0) {
-            throw new IllegalStateException("expected documents to train on, got " + validation.documents() + ", all held out");
+            throw new IllegalStateException("expected documents to train on, got "
+                    + (validation.documents() == 0 ? "none" : validation.documents() + ", all held out"));
         }
+        validation.seal();
+        training.seal();
+        copyTokenizer(tokenizerFile, directory);
         validation.finish();
         training.finish();
     }

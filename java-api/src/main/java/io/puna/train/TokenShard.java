@@ -144,7 +144,10 @@ final class TokenShard {
         return (int) crc.getValue();
     }
 
-    /** Writes a shard, document by document. The file has its name once it is whole, and there is none where no document was added. */
+    /**
+     * Writes a shard, document by document. The file has its name once it is whole, and once it is finished there is none where no
+     * document was added.
+     */
     static final class Writer implements AutoCloseable {
         private static final int BUFFER_BYTES = 1 << 20;
 
@@ -197,8 +200,9 @@ final class TokenShard {
             return tokens;
         }
 
-        void finish() throws IOException {
-            if (documents == 0) {
+        /** Writes what is left to write, so that little can go wrong any more. */
+        void seal() throws IOException {
+            if (documents == 0 || !channel.isOpen()) {
                 return;
             }
             long bytes = tokens * tokenBytes(vocabularySize);
@@ -213,11 +217,23 @@ final class TokenShard {
             header.putLong(MAGIC).putInt(VERSION).putInt(vocabularySize).putLong(tokens).putLong(documents).putDouble(weight)
                     .putInt(tokenBytes(vocabularySize));
             header.putInt(CRC_AT, crc(header)).rewind();
-            while (header.hasRemaining()) {
-                channel.write(header, header.position());
+            try {
+                while (header.hasRemaining()) {
+                    channel.write(header, header.position());
+                }
+                channel.force(true);
+                channel.close();
+            } catch (IOException e) {
+                throw unwritten(e);
             }
-            channel.force(true);
-            channel.close();
+        }
+
+        void finish() throws IOException {
+            seal();
+            if (documents == 0) {
+                Files.deleteIfExists(file); // of a source of the same name, whose documents may be among others now
+                return;
+            }
             Files.move(unfinished, file, StandardCopyOption.REPLACE_EXISTING, StandardCopyOption.ATOMIC_MOVE);
         }
 
@@ -235,10 +251,18 @@ final class TokenShard {
 
         private void flush() throws IOException {
             buffer.flip();
-            while (buffer.hasRemaining()) {
-                channel.write(buffer);
+            try {
+                while (buffer.hasRemaining()) {
+                    channel.write(buffer);
+                }
+            } catch (IOException e) {
+                throw unwritten(e);
             }
             buffer.clear();
+        }
+
+        private IOException unwritten(IOException e) {
+            return new IOException(file + ": could not be written: " + e.getMessage(), e);
         }
     }
 }

@@ -40,6 +40,7 @@ import org.jspecify.annotations.Nullable;
  */
 public final class Trainer implements AutoCloseable {
     private static final String STATE_FILE = "training.safetensors";
+    private static final String FORMAT = "puna-training-2";
     /** How fast the norm that outliers are told by follows the steps. */
     private static final double USUAL_NORM_DECAY = 0.98;
     /** Steps before outliers are told. */
@@ -68,6 +69,8 @@ public final class Trainer implements AutoCloseable {
     private final int[][] ids;
     private final int[][] targets;
     private long steps;
+    /** Steps that were not left out, which the moments are sums of. */
+    private long updates;
     private double usualNorm;
 
     /**
@@ -145,6 +148,11 @@ public final class Trainer implements AutoCloseable {
         return weights;
     }
 
+    /** {@return whether an adapter is trained, and the gradient of the weights themselves never made} */
+    public boolean trainsAdapter() {
+        return adaptation != null;
+    }
+
     /**
      * Does a step.
      *
@@ -171,7 +179,8 @@ public final class Trainer implements AutoCloseable {
         double rate = options.schedule().rate(options.learningRate(), step, options.warmup(), options.steps());
         boolean skipped = options.outlier() > 0 && step > OUTLIER_PATIENCE && norm > options.outlier() * usualNorm;
         if (!skipped) {
-            update(step, rate, options.clip() > 0 && norm > options.clip() ? options.clip() / norm : 1);
+            updates++;
+            update(rate, options.clip() > 0 && norm > options.clip() ? options.clip() / norm : 1);
             usualNorm = usualNorm == 0 ? norm : USUAL_NORM_DECAY * usualNorm + (1 - USUAL_NORM_DECAY) * norm;
         }
         steps = step;
@@ -185,18 +194,18 @@ public final class Trainer implements AutoCloseable {
         return loss.accumulate(Objects.requireNonNull(gradient), weights, batchIds, batchTargets, factor);
     }
 
-    private void update(long step, double rate, double scale) {
+    private void update(double rate, double scale) {
         long rest = trained.shape().elements() - decaying;
-        update(0, decaying, step, rate, options.weightDecay(), scale);
+        update(0, decaying, rate, options.weightDecay(), scale);
         if (rest > 0) {
-            update(decaying, rest, step, rate, 0, scale);
+            update(decaying, rest, rate, 0, scale);
         }
         merge();
     }
 
-    private void update(long from, long count, long step, double rate, double decay, double scale) {
-        AdamW.step(device, part(trained, from, count), part(mean, from, count), part(square, from, count), part(slope, from, count), step,
-                rate, options.beta1(), options.beta2(), options.epsilon(), decay, scale);
+    private void update(long from, long count, double rate, double decay, double scale) {
+        AdamW.step(device, part(trained, from, count), part(mean, from, count), part(square, from, count), part(slope, from, count),
+                updates, rate, options.beta1(), options.beta2(), options.epsilon(), decay, scale);
     }
 
     private static Tensor part(Tensor tensor, long from, long count) {
@@ -237,8 +246,12 @@ public final class Trainer implements AutoCloseable {
      *
      * @param held    where their tokens come from
      * @param batches at least 1
+     * @throws IllegalArgumentException if there are fewer
      */
     public double evaluate(BatchSource held, int batches) {
+        if (batches < 1) {
+            throw new IllegalArgumentException("batches: expected at least 1, got " + batches);
+        }
         double sum = 0;
         long counted = 0;
         for (int i = 0; i < batches; i++) {
@@ -264,11 +277,17 @@ public final class Trainer implements AutoCloseable {
         tensors.put("mean", mean);
         tensors.put("square", square);
         Map<String, String> metadata = new LinkedHashMap<>();
-        metadata.put("format", "puna-training-1");
+        metadata.put("format", FORMAT);
         metadata.put("steps", Long.toString(steps));
+        metadata.put("updates", Long.toString(updates));
         metadata.put("usual_norm", Double.toString(usualNorm));
         metadata.put("source", source.state());
+        metadata.put("adapter", adapterName());
         Safetensors.write(folder.resolve(STATE_FILE), tensors, metadata);
+    }
+
+    private String adapterName() {
+        return adaptation == null ? "none" : adaptation.adapter.toString();
     }
 
     /** {@return whether a folder holds a run that {@link #restore} can take up} */
@@ -288,8 +307,8 @@ public final class Trainer implements AutoCloseable {
         Path file = folder.resolve(STATE_FILE);
         try (Safetensors saved = Safetensors.open(file)) {
             Map<String, String> metadata = saved.metadata();
-            if (!"puna-training-1".equals(metadata.get("format"))) {
-                throw new CheckpointException(file, "a saved run, format puna-training-1", String.valueOf(metadata.get("format")));
+            if (!FORMAT.equals(metadata.get("format"))) {
+                throw new CheckpointException(file, "a saved run, format " + FORMAT, String.valueOf(metadata.get("format")));
             }
             for (String name : List.of("weights", "mean", "square")) {
                 Tensor tensor = saved.tensors().get(name);
@@ -298,20 +317,26 @@ public final class Trainer implements AutoCloseable {
                             tensor == null ? "none" : tensor.toString());
                 }
             }
+            if (!adapterName().equals(metadata.get("adapter"))) {
+                throw new CheckpointException(file, "an adapter of " + adapterName(), String.valueOf(metadata.get("adapter")));
+            }
             long savedSteps = Long.parseLong(metadata.getOrDefault("steps", ""));
+            long savedUpdates = Long.parseLong(metadata.getOrDefault("updates", ""));
             double savedNorm = Double.parseDouble(metadata.getOrDefault("usual_norm", ""));
-            if (savedSteps < 0) {
-                throw new CheckpointException(file, "steps of at least 0", Long.toString(savedSteps));
+            if (savedUpdates < 0 || savedSteps < savedUpdates) {
+                throw new CheckpointException(file, "updates of at least 0 and at least as many steps",
+                        savedUpdates + " and " + savedSteps);
             }
             source.restore(metadata.getOrDefault("source", ""));
             steps = savedSteps;
+            updates = savedUpdates;
             usualNorm = savedNorm;
             trained.segment().copyFrom(saved.tensors().get("weights").segment());
             mean.segment().copyFrom(saved.tensors().get("mean").segment());
             square.segment().copyFrom(saved.tensors().get("square").segment());
             merge();
         } catch (NumberFormatException e) {
-            throw new CheckpointException(file, "the steps, usual_norm and source of a run", "others", e);
+            throw new CheckpointException(file, "the steps, updates, usual_norm and source of a run", "others", e);
         }
     }
 

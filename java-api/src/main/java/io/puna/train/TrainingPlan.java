@@ -25,8 +25,13 @@ public record TrainingPlan(long parameters, long weightBytes, long gradientBytes
      *
      * @param sequences B
      * @param tokens    T
+     * @throws IllegalArgumentException if one is below 1 or they are more tokens than a batch can have
      */
     public static TrainingPlan of(LlamaConfig config, Recomputation recomputation, long sequences, long tokens) {
+        if (sequences < 1 || tokens < 1 || sequences > Integer.MAX_VALUE / tokens) {
+            throw new IllegalArgumentException("sequences, tokens: expected at least 1 of each and fewer than 2^31 tokens in a batch, got "
+                    + sequences + " and " + tokens);
+        }
         long parameters = Parameters.count(config);
         long weights = Float.BYTES * parameters;
         long activations = LossGradient.byteSize(config, recomputation, sequences, tokens);

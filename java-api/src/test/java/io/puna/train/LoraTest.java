@@ -126,6 +126,46 @@ class LoraTest {
     }
 
     @Test
+    void aRunOfAnotherAdapterIsNotTakenUp() throws IOException {
+        TrainingOptions options = TrainingOptions.of(3, 2, 13, 1e-3);
+        Set<LoraAdapter.Target> some = EnumSet.of(LoraAdapter.Target.GATE_PROJ);
+        Set<LoraAdapter.Target> others = EnumSet.of(LoraAdapter.Target.UP_PROJ); // of as many numbers
+        try (Device device = Device.cpu(1); Parameters weights = Parameters.random(CONFIG, 1);
+                LoraAdapter saved = LoraAdapter.random(CONFIG, 4, 8, some, 1);
+                Trainer trainer = new Trainer(device, weights, saved, batch(), options)) {
+            trainer.step();
+            trainer.save(folder);
+            for (LoraAdapter other : List.of(LoraAdapter.random(CONFIG, 4, 16, some, 1), LoraAdapter.random(CONFIG, 4, 8, others, 1))) {
+                try (other; Parameters fresh = Parameters.random(CONFIG, 1);
+                        Trainer another = new Trainer(device, fresh, other, batch(), options)) {
+                    assertThatThrownBy(() -> another.restore(folder)).isInstanceOf(CheckpointException.class)
+                            .hasMessageContaining("expected an adapter of " + other).hasMessageContaining("got " + saved);
+                    assertThat(another.steps()).isZero();
+                }
+            }
+            trainer.restore(folder);
+        }
+    }
+
+    /** Whoever has the old file open, or dies meanwhile, has all of it. */
+    @Test
+    void aSavedConfigIsReplacedWhole() throws IOException {
+        Path config = folder.resolve("adapter_config.json");
+        Path before = folder.resolve("before.json");
+        for (double alpha : new double[] {8, 16}) {
+            try (LoraAdapter adapter = LoraAdapter.random(CONFIG, 4, alpha, ALL, 1)) {
+                adapter.save(folder);
+            }
+            if (!Files.exists(before)) {
+                Files.createLink(before, config);
+            }
+        }
+        assertThat(before).content().contains("\"lora_alpha\" : 8,");
+        assertThat(config).content().contains("\"lora_alpha\" : 16,");
+        assertThat(folder).isDirectoryNotContaining("glob:**.part");
+    }
+
+    @Test
     void filesAreThoseOfPeftAndComeBackAsTheyWere() throws IOException {
         try (LoraAdapter adapter = LoraAdapter.random(CONFIG, 4, 8, EnumSet.of(LoraAdapter.Target.K_PROJ, LoraAdapter.Target.DOWN_PROJ), 1)) {
             randomise(adapter.all(), 1, 3);

@@ -67,6 +67,8 @@ class TokenDatasetTest {
             source.next(ids, targets, 2);
             assertThat(ids).containsExactly(0, 1, 2, 100, 101, 0, 1, 2);
             assertThat(targets).containsExactly(1, 2, 100, 101, 0, 1, 2, 100);
+            dataset.validation(true).next(ids, targets, 2);
+            assertThat(targets).containsExactly(1, 2, BatchSource.IGNORED, 101, BatchSource.IGNORED, 1, 2, BatchSource.IGNORED);
         }
     }
 
@@ -224,6 +226,23 @@ class TokenDatasetTest {
     }
 
     @Test
+    void aSourceMadeAnewHasNothingOfTheOneBefore() throws IOException {
+        Path tokenizer = Files.copy(TOKENIZER, folder.resolve("tokenizer.json"));
+        for (int heldOut : new int[] {2, 0}) {
+            try (TokenDatasetWriter writer = TokenDatasetWriter.create(folder.resolve("out"), "n", 1, heldOut, tokenizer)) {
+                for (int i = 0; i < 100; i++) {
+                    writer.add("the cat " + i);
+                }
+                writer.finish();
+            }
+        }
+        try (TokenDataset dataset = TokenDataset.open(folder.resolve("out"))) {
+            assertThat(dataset.sources().getFirst().documents()).isEqualTo(100);
+            assertThat(dataset.hasValidation()).isFalse();
+        }
+    }
+
+    @Test
     void aLongDocumentIsOneDocument() throws IOException {
         Path tokenizer = Files.copy(TOKENIZER, folder.resolve("tokenizer.json"));
         Path text = Files.writeString(folder.resolve("long.txt"), "the cat sat ".repeat(300_000));
@@ -241,9 +260,10 @@ class TokenDatasetTest {
         Path empty = Files.writeString(folder.resolve("empty.txt"), " \n<|endoftext|>");
         try (TokenDatasetWriter writer = TokenDatasetWriter.create(folder.resolve("out"), "n", 1, 0, tokenizer)) {
             writer.addText(empty, ignored -> { });
-            assertThatThrownBy(writer::finish).isInstanceOf(IllegalStateException.class).hasMessageContaining("expected documents");
+            assertThatThrownBy(writer::finish).isInstanceOf(IllegalStateException.class)
+                    .hasMessageContaining("expected documents to train on, got none");
         }
-        assertThat(folder.resolve("out")).isDirectoryNotContaining("glob:**.{tokens,part}");
+        assertThat(folder.resolve("out")).isEmptyDirectory();
         assertThatThrownBy(() -> TokenDataset.open(folder.resolve("out"))).isInstanceOf(CheckpointException.class)
                 .hasMessageContaining("expected tokens to train on");
         assertThatThrownBy(() -> TokenDataset.open(folder.resolve("nowhere"))).isInstanceOf(NoSuchFileException.class);
@@ -272,6 +292,10 @@ class TokenDatasetTest {
 
         Path other = Files.createDirectory(folder.resolve("other")).resolve("tokenizer.json");
         Files.copy(TestData.fixture("tokenizers/digits.json"), other);
+        try (TokenDatasetWriter writer = TokenDatasetWriter.create(out, "n", 1, 0, tokenizer)) {
+            writer.add("the cat");
+            writer.finish();
+        }
         assertThatThrownBy(() -> TokenDatasetWriter.create(out, "n", 1, 0, other)).isInstanceOf(CheckpointException.class)
                 .hasMessageContaining("the tokenizer that the tokens of this directory were made by");
     }

@@ -207,6 +207,35 @@ class TrainerTest {
         }
     }
 
+    /** As if it had not been: what comes after is what would have come without it. */
+    @Test
+    void aStepThatIsLeftOutLeavesTheMomentsAsTheyWere() throws IOException {
+        TrainingOptions options = TrainingOptions.of(60, SEQUENCES, TOKENS, 1e-3).withSchedule(0, Schedule.CONSTANT).withClip(1, 1.5);
+        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(config(), 1);
+                Trainer trainer = new Trainer(device, weights, batches(1, SEQUENCES, TOKENS), options)) {
+            while (trainer.steps() < 25) {
+                trainer.step();
+            }
+            trainer.save(folder);
+            trainer.step();
+            float[] expected = weights.all().toFloatArray();
+            trainer.restore(folder);
+            Tensor norm = weights.tensors().get("model.norm.weight");
+            float[] calm = norm.toFloatArray();
+            for (int i = 0; i < calm.length; i++) {
+                set(norm, i, 4 * calm[i]);
+            }
+            assertThat(trainer.step().skipped()).isTrue();
+            for (int i = 0; i < calm.length; i++) {
+                set(norm, i, calm[i]);
+            }
+            trainer.save(folder);
+            trainer.restore(folder);
+            assertThat(trainer.step().skipped()).isFalse();
+            assertThat(weights.all().toFloatArray()).isEqualTo(expected);
+        }
+    }
+
     @Test
     void aStepThatLeapsIsLeftOut() {
         FixedBatches calm = batches(1, SEQUENCES, TOKENS);
@@ -247,6 +276,10 @@ class TrainerTest {
         assertThatThrownBy(() -> TrainingOptions.of(1, 1, 1, Double.NaN)).hasMessageContaining("learningRate");
         assertThatThrownBy(() -> TrainingOptions.of(5, 1, 1, 1).withSchedule(6, Schedule.WSD)).hasMessageContaining("warmup");
         try (Device device = Device.cpu(1); Parameters weights = Parameters.random(config(), 1)) {
+            try (Trainer trainer = new Trainer(device, weights, batches(1, SEQUENCES, TOKENS), options(2))) {
+                assertThatThrownBy(() -> trainer.evaluate(batches(1, SEQUENCES, TOKENS), 0))
+                        .hasMessageContaining("batches: expected at least 1, got 0");
+            }
             assertThatThrownBy(() -> new LossGradient(device, weights.config(), Recomputation.LLAMA, 1, 65))
                     .hasMessageContaining("tokens: expected 1 to the context length 64, got 65");
             try (LossGradient loss = new LossGradient(device, weights.config(), Recomputation.LLAMA, 1, 3)) {

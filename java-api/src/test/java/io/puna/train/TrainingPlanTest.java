@@ -1,6 +1,7 @@
 package io.puna.train;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
 import io.puna.TestClassPath;
@@ -80,6 +81,17 @@ class TrainingPlanTest {
         LlamaConfig config = config(32_000, width, layers, heads, keyValueHeads, feedForward, false);
         assertThat(LossGradient.keptBytes(config, Recomputation.LLAMA, 4, 2048))
                 .isLessThanOrEqualTo(LossGradient.keptBytes(config, Recomputation.STORE_ALL, 4, 2048) * 6 / 10);
+    }
+
+    @Test
+    void aBatchThatCannotBeHasNoPlan() {
+        for (long[] bad : new long[][] {{0, 1}, {1, 0}, {-1, -1}, {1L << 16, 1L << 15}, {Long.MAX_VALUE, Long.MAX_VALUE}}) {
+            assertThatThrownBy(() -> TrainingPlan.of(small(), Recomputation.FULL, bad[0], bad[1]))
+                    .isInstanceOf(IllegalArgumentException.class)
+                    .hasMessageContaining("fewer than 2^31 tokens in a batch, got " + bad[0] + " and " + bad[1]);
+        }
+        LlamaConfig largest = config(128_256, 16_384, 126, 128, 8, 53_248, false);
+        assertThat(TrainingPlan.of(largest, Recomputation.STORE_ALL, 1, Integer.MAX_VALUE).bytes()).isPositive();
     }
 
     @Test
