@@ -368,7 +368,7 @@ static bool uses_tiles(const puna_context *context, const puna_matmul_product *p
 
 static int64_t x_tiles_bytes(int64_t rows, int64_t K) {
     const int64_t steps = puna_ceil_div(K, STEP), side = puna_min(rows, SIDE);
-    return puna_ceil_div(rows, SIDE) * steps * X_PIECES * SIDE * side * 4;
+    return puna_ceil_div(rows, SIDE) * steps * PIECES * SIDE * side * 4;
 }
 
 static void pack_x_share(void *arguments, int64_t share, int32_t thread) {

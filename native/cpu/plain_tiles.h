@@ -1,11 +1,7 @@
 /*
- * Products of F32, F16 and BF16 weights on AMX, whose tiles multiply 16 rows of w with 16 of x, 32 elements deep, in BF16.
- *
- * PIECES. x is the sum of three BF16 numbers of 8 bits each, all that F32 holds; so is F32's w, F16's is a sum of two. Of the
- * products of pieces the smallest are left out, which are at most 2^-23 of the whole, most of the time far less: a step of 32
- * elements is 3 tile products for BF16, 5 for F16, 6 for F32, which add up in F32. Against F64, F32 numbers of normal distribution
- * and K of 2048, the error is 1.3 times what AVX2's kernel makes, of which each addition to a sum is most. Numbers below 2^-126
- * count as 0, and x above 2^127 * 1.99 as infinite; what infinite ones are multiplied with may become NaN.
+ * Products of F32, F16 and BF16 weights on AMX, in pieces (bf16_pieces.h), in tiles of 16 rows of w and 16 of x.
+ * Against F64, F32 numbers of normal distribution and K of 2048, the error is 1.3 times what AVX2's kernel makes, of which each
+ * addition to a sum is most. x above 2^127 * 1.99 counts as infinite.
  *
  * ORDER OF SUMMATION, the same for one row and for many: a step after another, in a step the pieces of w after one another, and
  * for each those of x, the largest first; within a tile product as the processor does it: pairs of elements from zero, one
@@ -18,26 +14,21 @@
  *   128                                 212  421     239  598     239  749
  *   512                                 220  460     225  624     220  747; AMX's own ceiling is 6,900 of BF16 with BF16
  * Packed ahead of multiplying, not meanwhile: 1 row of F32 or F16 at half the speed, 128 rows a fifth slower. 1 row with the next
- * panel fetched in the order of memory, and not elements of the same rows: a fifth slower; with two tiles of w, or four, or parts of
- * 64 or 128 elements: as fast or slower; packed two parts ahead: as fast. What is left at 512 rows: packing, a sixth; sums that come
- * and go, an eighth; x from the second cache, a fifth.
+ * panel fetched in the order of memory, and not elements of the same rows: a fifth slower; with two tiles of w, or four, or parts
+ * of 64 or 128 elements: as fast or slower; packed two parts ahead: as fast. What is left at 512 rows: packing, a sixth; sums that
+ * come and go, an eighth; x from the second cache, a fifth.
  */
 #ifndef PUNA_PLAIN_TILES_H
 #define PUNA_PLAIN_TILES_H
 
-#include "decode.h"
+#include "bf16_pieces.h"
 
 enum {
-    SIDE = 16,                     /* rows of w, and of x, of a tile                                                */
-    STEP = 32,                     /* elements of K of a tile                                                       */
-    X_PIECES = 3,
-    TILE_BYTES = SIDE * STEP * 2,  /* of a piece of w; of x as well, where it has all its rows                      */
-    PANEL_ROWS = 2 * SIDE,         /* rows of w that are multiplied at once                                         */
-    PANELS = 8,                    /* of w, packed together                                                         */
-    TILE_DEPTH = 128,              /* elements of K packed together: two tiles of x stay in the first-level cache   */
-    FEW_DEPTH = STEP,              /* the same where rows of x are few                                              */
-    AHEAD = 256,                   /* elements of a row that are fetched before they are packed                     */
-    MOST_TILED_ROWS = 512          /* rows of x that are packed at once and meet packed panels                      */
+    PANEL_ROWS = 2 * SIDE, /* rows of w that are multiplied at once                                                 */
+    PANELS = 8,            /* of w, packed together                                                                 */
+    FEW_DEPTH = STEP,      /* elements of K packed together where rows of x are few                                 */
+    AHEAD = 256,           /* elements of a row that are fetched before they are packed                             */
+    MOST_TILED_ROWS = 512  /* rows of x that are packed at once and meet packed panels                              */
 };
 
 /*
@@ -46,39 +37,13 @@ enum {
  */
 PUNA_INLINE bool pairs_neighbours(int32_t dtype) { return dtype == PUNA_DTYPE_BF16; }
 
-PUNA_INLINE int64_t element_bytes(int32_t dtype) { return dtype == PUNA_DTYPE_F32 ? 4 : 2; }
-PUNA_INLINE int w_pieces(int32_t dtype) { return dtype == PUNA_DTYPE_F32 ? 3 : dtype == PUNA_DTYPE_F16 ? 2 : 1; }
-
 /* to[i] = piece i of 32 elements of x, a and then b. */
-PUNA_INLINE void split(__m512i to[X_PIECES], vec a, vec b) {
-    for (int i = 0; i < X_PIECES; i++) {
+PUNA_INLINE void split(__m512i to[PIECES], vec a, vec b) {
+    for (int i = 0; i < PIECES; i++) {
         to[i] = (__m512i)_mm512_cvtne2ps_pbh(b, a);
         vec a_i = vec_from_bf16_bits(_mm512_castsi512_si256(to[i])), b_i = vec_from_bf16_bits(_mm512_extracti64x4_epi64(to[i], 1));
         a = _mm512_maskz_sub_ps(~_mm512_fpclass_ps_mask(a_i, 0x99), a, a_i); /* of infinities and NaN nothing is left */
         b = _mm512_maskz_sub_ps(~_mm512_fpclass_ps_mask(b_i, 0x99), b, b_i);
-    }
-}
-
-/* The same of w, each cut off, which takes less: of what is left the last piece holds all. */
-PUNA_INLINE void cut(const int pieces, __m512i to[X_PIECES], vec a, vec b) {
-    const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000);
-    for (int i = 0; i < pieces; i++) {
-        __m512i a_i = _mm512_castps_si512(a), b_i = _mm512_castps_si512(b);
-        to[i] = _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(a_i, 16), b_i);
-        if (i + 1 == pieces) break;
-        a = _mm512_sub_ps(a, _mm512_castsi512_ps(_mm512_and_si512(a_i, upper)));
-        b = _mm512_sub_ps(b, _mm512_castsi512_ps(_mm512_and_si512(b_i, upper)));
-    }
-}
-
-/* Elements [k, k + 32) of a row of K, zeros behind its end. */
-PUNA_INLINE void load_step(const int32_t dtype, vec *a, vec *b, const void *row, int64_t k, int64_t K) {
-    if (k + STEP <= K) {
-        *a = plain_vec(dtype, row, k);
-        *b = plain_vec(dtype, row, k + VEC_WIDTH);
-    } else {
-        *a = plain_vec_partial(dtype, row, k, puna_max(puna_min(K - k, VEC_WIDTH), 0));
-        *b = K - k > VEC_WIDTH ? plain_vec_partial(dtype, row, k + VEC_WIDTH, K - k - VEC_WIDTH) : vec_zero();
     }
 }
 
@@ -97,14 +62,14 @@ static void pack_x(bool neighbours, char *to, const float *x, int64_t x_stride, 
     for (int e = 0; e < STEP; e++) order[e] = (uint16_t)(neighbours ? e : e / 2 + e % 2 * SIDE);
     const __m512i pairs_of = _mm512_loadu_si512(order);
     for (int64_t k = 0; k < K; k += STEP) {
-        __m512i pieces[SIDE][X_PIECES];
+        __m512i pieces[SIDE][PIECES];
         for (int r = 0; r < rows; r++) {
             vec a, b;
             load_step(PUNA_DTYPE_F32, &a, &b, x + r * x_stride, k, K);
             split(pieces[r], a, b);
-            for (int i = 0; i < X_PIECES; i++) pieces[r][i] = _mm512_permutexvar_epi16(pairs_of, pieces[r][i]);
+            for (int i = 0; i < PIECES; i++) pieces[r][i] = _mm512_permutexvar_epi16(pairs_of, pieces[r][i]);
         }
-        for (int i = 0; i < X_PIECES; i++, to += SIDE * side * 4) {
+        for (int i = 0; i < PIECES; i++, to += SIDE * side * 4) {
             if (side == 1) {
                 _mm512_storeu_si512(to, pieces[0][i]);
                 continue;
@@ -124,13 +89,13 @@ typedef struct w_tiles {
 } w_tiles;
 
 /* The pieces of elements [k, k + 32) of a row of K, in pairs. */
-PUNA_INLINE void load_cuts(const int32_t dtype, __m512i to[X_PIECES], const char *row, int64_t k, int64_t K) {
+PUNA_INLINE void load_cuts(const int32_t dtype, __m512i to[PIECES], const char *row, int64_t k, int64_t K) {
     if (pairs_neighbours(dtype)) {
         to[0] = load_neighbours(row, k, K);
     } else {
         vec a, b;
         load_step(dtype, &a, &b, row, k, K);
-        cut(w_pieces(dtype), to, a, b);
+        cut(pieces_of(dtype), to, a, b);
     }
 }
 
@@ -166,7 +131,7 @@ PUNA_INLINE void next_part(const int32_t dtype, w_part *part) {
 
 /* Packs some more rows, and fetches what comes later. */
 PUNA_INLINE void pack_rows(const int32_t dtype, w_part *part, int64_t rows) {
-    const int pieces = w_pieces(dtype);
+    const int pieces = pieces_of(dtype);
     const int64_t first = part->packed, size = element_bytes(dtype);
     const char *w = part->w + (part->n + first) * part->row_bytes + part->k * size;
     char *to = part->to + first * STEP * 2;
@@ -175,7 +140,7 @@ PUNA_INLINE void pack_rows(const int32_t dtype, w_part *part, int64_t rows) {
         for (int64_t i = 0; i < part->depth * size + 63; i += 64) __builtin_prefetch(w + part->ahead + i, 0, 2);
 #pragma GCC unroll 2
         for (int64_t s = 0; s * STEP < part->depth; s++) {
-            __m512i cuts[X_PIECES];
+            __m512i cuts[PIECES];
             load_cuts(dtype, cuts, w, s * STEP, part->K - part->k);
             for (int i = 0; i < pieces; i++) _mm512_store_si512(to + (s * pieces + i) * part->most_rows * STEP * 2, cuts[i]);
         }
@@ -187,28 +152,17 @@ PUNA_INLINE w_tiles pack_all(const int32_t dtype, w_part *part) {
     pack_rows(dtype, part, PANEL_ROWS);
     __asm__ volatile("" ::: "memory"); /* loads of tiles do not say that they read                                  */
     const int64_t piece = part->most_rows * STEP * 2;
-    return (w_tiles){part->to, STEP * 2, TILE_BYTES, piece, w_pieces(dtype) * piece};
-}
-
-/* A thread loads the tiles' shapes before it uses them: 0 to 3 for sums, of w row by w row of x; 4 and 5 for w, 6 and 7 for x. */
-static void load_shapes(int side) {
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } shapes = {.palette = 1};
-    for (int i = 0; i < 8; i++) shapes.rows[i] = SIDE, shapes.row_bytes[i] = (uint16_t)(i == 4 || i == 5 ? STEP * 2 : side * 4);
-    _tile_loadconfig(&shapes);
+    return (w_tiles){part->to, STEP * 2, TILE_BYTES, piece, pieces_of(dtype) * piece};
 }
 
 /*
- * Continues the sums of a tile of w and one of x by a step. Meanwhile, while tile products are waited for, some of the next elements
- * are packed, or those in place fetched.
+ * Continues the sums of a tile of w and one of x by a step. Meanwhile, while tile products are waited for, some of the next
+ * elements are packed, or those in place fetched.
  */
 PUNA_INLINE void multiply_few(const int32_t dtype, w_tiles w, const char *x, int side, w_part *next, const bool in_place) {
-    for (int i = 0; i < w_pieces(dtype); i++) {
+    for (int i = 0; i < pieces_of(dtype); i++) {
         _tile_loadd(4, w.at + i * w.piece, w.row);
-        for (int j = 0; i + j < X_PIECES; j++) {
+        for (int j = 0; i + j < PIECES; j++) {
             _tile_loadd(6, x + j * SIDE * side * 4, side * 4);
             _tile_dpbf16ps(0, 4, 6);
             if (!in_place) pack_rows(dtype, next, dtype == PUNA_DTYPE_F16 ? 4 : 3);
@@ -220,11 +174,11 @@ PUNA_INLINE void multiply_few(const int32_t dtype, w_tiles w, const char *x, int
 /* Continues the sums of two tiles of w, 0 and 2 with one tile of x, 1 and 3 with a second one, and packs rows in each step. */
 PUNA_INLINE void multiply_many(const int32_t dtype, const bool two, w_tiles w, const char *x, int64_t x_stride, int64_t steps,
                                w_part *next, int64_t rows) {
-    for (int64_t s = 0; s < steps; s++, w.at += w.step, x += X_PIECES * TILE_BYTES) {
-        for (int i = 0; i < w_pieces(dtype); i++) {
+    for (int64_t s = 0; s < steps; s++, w.at += w.step, x += PIECES * TILE_BYTES) {
+        for (int i = 0; i < pieces_of(dtype); i++) {
             _tile_loadd(4, w.at + i * w.piece, w.row);
             _tile_loadd(5, w.at + i * w.piece + w.tile, w.row);
-            for (int j = 0; i + j < X_PIECES; j++) {
+            for (int j = 0; i + j < PIECES; j++) {
                 _tile_loadd(6, x + j * TILE_BYTES, SIDE * 4);
                 _tile_dpbf16ps(0, 4, 6);
                 _tile_dpbf16ps(2, 5, 6);
@@ -250,13 +204,13 @@ PUNA_INLINE void store_tile(float *y, int64_t y_stride, const float sums[SIDE][S
 /* A thread's part of the workspace. */
 typedef struct tile_space {
     float sums[PANELS][MOST_TILED_ROWS / SIDE][2][SIDE][SIDE]; /* of each panel and each tile of x                  */
-    char w[PANELS][2][TILE_DEPTH / STEP * X_PIECES * 2 * TILE_BYTES];
+    char w[PANELS][2][TILE_DEPTH / STEP * PIECES * 2 * TILE_BYTES];
 } tile_space;
 
 /* Up to SIDE rows of x, a tile of so many: w is packed, or read as it lies in memory, while what came before is multiplied. */
 PUNA_INLINE void few_rows(const int32_t dtype, float *y, int64_t y_stride, const char *w, int64_t row_bytes, const char *x,
                           int rows, int64_t K, int64_t N, bool accumulate, tile_space *space) {
-    const int64_t x_step = X_PIECES * SIDE * rows * 4, size = element_bytes(dtype);
+    const int64_t x_step = PIECES * SIDE * rows * 4, size = element_bytes(dtype);
     w_part part = {.w = w, .row_bytes = row_bytes, .N = N, .K = K};
     part.stride = part.most_rows = SIDE, part.most_depth = FEW_DEPTH;
     part.to = space->w[0][0], part.other = space->w[0][1];
@@ -280,7 +234,7 @@ PUNA_INLINE void few_rows(const int32_t dtype, float *y, int64_t y_stride, const
 /* Up to MOST_TILED_ROWS rows of x, in tiles of SIDE: what is packed of some panels stays in the cache while x meets it. */
 PUNA_INLINE void tiled_rows(const int32_t dtype, float *y, int64_t y_stride, const char *w, int64_t row_bytes, const char *x,
                             int64_t rows, int64_t K, int64_t N, bool accumulate, tile_space *space) {
-    const int64_t x_step = X_PIECES * TILE_BYTES, x_stride = puna_ceil_div(K, STEP) * x_step; /* of SIDE rows       */
+    const int64_t x_step = PIECES * TILE_BYTES, x_stride = puna_ceil_div(K, STEP) * x_step; /* of SIDE rows       */
     const int64_t pack_in_step = puna_ceil_div(PANEL_ROWS, puna_ceil_div(rows, 2 * SIDE) * (TILE_DEPTH / STEP));
     w_part parts[PANELS];
     for (int p = 0; p < PANELS; p++) {
