@@ -166,7 +166,7 @@ static void run(puna_context *context, job *j, void *workspace) {
 #endif
     j->share_N = part_of(j->N, most_N, tile_N);
     j->column_shares = puna_ceil_div(j->N, j->share_N);
-    int64_t wanted = SHARES_PER_THREAD * (int64_t)context->threads;
+    int64_t wanted = (j->tiles ? 1 : SHARES_PER_THREAD) * (int64_t)context->threads; /* packing costs tiles more     */
     while (most > LEAST_ROWS && puna_ceil_div(j->M, most) * j->column_shares < wanted) most /= 2;
     j->share_M = part_of(j->M, most, tile_M);
     puna_parallel(context, puna_ceil_div(j->M, j->share_M) * j->column_shares, run_share, j);
