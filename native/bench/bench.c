@@ -134,13 +134,14 @@ static void bench(int32_t isa) {
 }
 
 static void usage(void) {
-    fprintf(stderr, "puna-bench [--isa baseline|avx2|avx512|amx] [--seconds S] [--markdown|--json|--svg] [word [threads]]\n");
+    fprintf(stderr, "puna-bench [--isa baseline|avx2|avx512|amx|dotprod] [--seconds S] [--markdown|--json|--svg] "
+                    "[word [threads]]\n");
     exit(2);
 }
 
 static void parse(int argc, char **argv) {
     static const char *const isas[] = {[PUNA_ISA_BASELINE] = "baseline", [PUNA_ISA_AVX2] = "avx2", [PUNA_ISA_AVX512] = "avx512",
-                                       [PUNA_ISA_AMX] = "amx"};
+                                       [PUNA_ISA_AMX] = "amx", [PUNA_ISA_DOTPROD] = "dotprod"};
     int words = 0;
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
@@ -150,7 +151,7 @@ static void parse(int argc, char **argv) {
         else if (strcmp(a, "--seconds") == 0 && i + 1 < argc) options.seconds = atof(argv[++i]);
         else if (strcmp(a, "--isa") == 0 && i + 1 < argc) {
             i++;
-            for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_AMX; isa++)
+            for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_DOTPROD; isa++)
                 if (strcmp(argv[i], isas[isa]) == 0) options.isa = isa;
             if (options.isa == 0) usage();
         } else if (a[0] == '-' || words == 2) usage();
@@ -178,10 +179,10 @@ int main(int argc, char **argv) {
     }
     memset(options.memory, 1, (size_t)options.bytes);
     if (options.format == BENCH_SVG && options.isa == 0)
-        for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_AMX; isa++)
+        for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_DOTPROD; isa++)
             if (puna_cpu_has(isa)) options.isa = isa;
     bench_report_begin(options.format);
-    for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_AMX; isa++)
+    for (int32_t isa = PUNA_ISA_BASELINE; isa <= PUNA_ISA_DOTPROD; isa++)
         if (options.isa == 0 || options.isa == isa) bench(isa);
     bench_report_end(options.format);
     return 0;

@@ -152,9 +152,17 @@ ROUNDS_OF(neon_int8, int8x16_t, vdupq_n_s8(0), NEON_INT8)
     KEEP(z)
 ROUNDS_OF(neon_int16, int8x16_t, vdupq_n_s8(0), NEON_INT16)
 
-static rounds int16_rounds(const char *isa) { return (void)isa, (rounds){neon_int16, 2 * 4}; }
+#define DOTPROD_INT8(a) a = vdotq_s32(a, vreinterpretq_s8_s32(x), vreinterpretq_s8_s32(y));
+__attribute__((target("arch=armv8.2-a+dotprod"))) ROUNDS_OF(dotprod_int8, int32x4_t, vdupq_n_s32(0), DOTPROD_INT8)
+
+static bool is_dotprod(const char *isa) { return strcmp(isa, "dotprod") == 0; }
 static rounds f32_rounds(const char *isa) { return (void)isa, (rounds){neon_f32, 2 * 4}; }
-static rounds int8_rounds(const char *isa) { return (void)isa, (rounds){neon_int8, 2 * 8}; }
+static rounds int8_rounds(const char *isa) {
+    return is_dotprod(isa) ? (rounds){dotprod_int8, 2 * 16} : (rounds){neon_int8, 2 * 8};
+}
+static rounds int16_rounds(const char *isa) { /* two products of bytes make one */
+    return is_dotprod(isa) ? (rounds){dotprod_int8, 2 * 8} : (rounds){neon_int16, 2 * 4};
+}
 #endif
 
 /* ------------------------------------------------- all of them -------------------------------------------------------- */

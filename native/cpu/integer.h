@@ -1,11 +1,25 @@
 /*
  * The integer vocabulary of matmul_integer.c, written once per instruction set. An ivec is as wide as a vec: VEC_WIDTH lanes of
  * int32, which an operation may take as 2 * VEC_WIDTH int16 or 4 * VEC_WIDTH bytes, as its name says.
+ *
+ * BYTE_DOTS: the set adds up products of bytes, four a lane, as fast as those of words, two a lane. ivec_dot_bytes takes unsigned
+ * bytes of w, or signed ones (SIGNED_BYTES), and signed bytes of x.
  */
 #ifndef PUNA_INTEGER_H
 #define PUNA_INTEGER_H
 
 #include "simd.h"
+
+#if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_DOTPROD)
+#define BYTE_DOTS 1
+#else
+#define BYTE_DOTS 0
+#endif
+#if defined(PUNA_VARIANT_DOTPROD)
+#define SIGNED_BYTES 1
+#else
+#define SIGNED_BYTES 0
+#endif
 
 #if defined(PUNA_VARIANT_AVX512)
 /* ------------------------------------------------------------------------------------------------------- AVX-512, VNNI */
@@ -28,7 +42,7 @@ PUNA_INLINE ivec ivec_shr_i16(ivec a, int n) { return _mm512_srai_epi16(a, (unsi
 PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return _mm512_srli_epi16(a, (unsigned)n); }
 PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm512_cvtepi32_ps(a); }
 PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm512_dpwssd_epi32(acc, w, x); }
-PUNA_INLINE ivec ivec_dot_u8(ivec acc, ivec w, ivec x) { return _mm512_dpbusd_epi32(acc, w, x); }
+PUNA_INLINE ivec ivec_dot_bytes(ivec acc, ivec w, ivec x) { return _mm512_dpbusd_epi32(acc, w, x); }
 PUNA_INLINE ivec ivec_sub_i8(ivec a, ivec b) { return _mm512_sub_epi8(a, b); }
 PUNA_INLINE ivec ivec_load_twice(const void *p) { return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)p)); }
 /* 32 bytes at p, then 32 at q. */
@@ -88,7 +102,7 @@ PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return _mm256_srli_epi16(a, n); }
 PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm256_cvtepi32_ps(a); }
 PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)); }
 /* Here as pairs in int16, which no sum may leave: ivec_add_pairs before it would. */
-PUNA_INLINE ivec ivec_dot_u8(ivec pairs, ivec w, ivec x) { return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, x)); }
+PUNA_INLINE ivec ivec_dot_bytes(ivec pairs, ivec w, ivec x) { return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, x)); }
 PUNA_INLINE ivec ivec_add_pairs(ivec acc, ivec pairs) { return ivec_dot_i16(acc, pairs, _mm256_set1_epi16(1)); }
 PUNA_INLINE ivec ivec_widen_i8(const void *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
 PUNA_INLINE ivec ivec_widen_u8(const void *p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)); }
@@ -108,11 +122,12 @@ PUNA_INLINE ivec ivec_interleave_low_i64(ivec a, ivec b) { return _mm256_unpackl
 PUNA_INLINE ivec ivec_interleave_high_i64(ivec a, ivec b) { return _mm256_unpackhi_epi64(a, b); }
 
 #else
-/* --------------------------------------------------------------------------------------------------- SSE2 and NEON
+/* ------------------------------------------------------------------------------------- SSE2 and NEON, dot products or not
  * The compiler's own vectors; what those cannot say is written per architecture.
  */
 typedef int16_t i16x8 __attribute__((vector_size(16)));
 typedef uint16_t u16x8 __attribute__((vector_size(16)));
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
 typedef uint32_t u32x4 __attribute__((vector_size(16)));
 typedef int32_t ivec __attribute__((vector_size(16)));
 
@@ -134,6 +149,7 @@ PUNA_INLINE ivec ivec_shr(ivec a, int n) { return (ivec)((u32x4)a >> n); }
 PUNA_INLINE ivec ivec_shl_i16(ivec a, int n) { return (ivec)((u16x8)a << n); }
 PUNA_INLINE ivec ivec_shr_i16(ivec a, int n) { return (ivec)((i16x8)a >> n); }
 PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return (ivec)((u16x8)a >> n); }
+PUNA_INLINE ivec ivec_shr_u8(ivec a, int n) { return (ivec)((u8x16)a >> n); }
 PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
     for (int i = 0; i < 4; i++) to[i] = ivec_load(rows + i * stride);
 }
@@ -154,6 +170,14 @@ PUNA_INLINE ivec ivec_interleave_low_i64(ivec a, ivec b) {
 PUNA_INLINE ivec ivec_interleave_high_i64(ivec a, ivec b) {
     return (ivec)vzip2q_s64(vreinterpretq_s64_s32((int32x4_t)a), vreinterpretq_s64_s32((int32x4_t)b));
 }
+#if defined(PUNA_VARIANT_DOTPROD)
+PUNA_INLINE int8x16_t ivec_bytes(ivec a) { return vreinterpretq_s8_s32((int32x4_t)a); }
+PUNA_INLINE ivec ivec_dot_bytes(ivec acc, ivec w, ivec x) {
+    return (ivec)vdotq_s32((int32x4_t)acc, ivec_bytes(w), ivec_bytes(x));
+}
+/* With the four bytes of a lane of x, a constant, in every lane. */
+#define ivec_dot_lane(acc, w, x, lane) ((ivec)vdotq_laneq_s32((int32x4_t)(acc), ivec_bytes(w), ivec_bytes(x), lane))
+#endif
 #else
 PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm_cvtepi32_ps((__m128i)a); }
 PUNA_INLINE ivec ivec_widen_i8(const void *p) {
@@ -173,9 +197,13 @@ PUNA_INLINE ivec ivec_interleave_high_i64(ivec a, ivec b) { return (ivec)_mm_unp
 
 /* In every quarter, lane i: the sum of that quarter of a[i]. */
 PUNA_INLINE ivec ivec_sum_quarters(const ivec a[4]) {
+#if defined(__aarch64__)
+    return (ivec)vpaddq_s32(vpaddq_s32((int32x4_t)a[0], (int32x4_t)a[1]), vpaddq_s32((int32x4_t)a[2], (int32x4_t)a[3]));
+#else
     ivec b = ivec_add(ivec_interleave_low_i32(a[0], a[1]), ivec_interleave_high_i32(a[0], a[1]));
     ivec c = ivec_add(ivec_interleave_low_i32(a[2], a[3]), ivec_interleave_high_i32(a[2], a[3]));
     return ivec_add(ivec_interleave_low_i64(b, c), ivec_interleave_high_i64(b, c));
+#endif
 }
 
 #if VEC_WIDTH == 16

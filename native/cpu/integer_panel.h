@@ -94,13 +94,14 @@ PUNA_INLINE int group_of(int32_t dtype) { return dtype == PUNA_DTYPE_Q6_K ? 16 :
 
 /* Quants lie in a panel without the offset 2^shift that makes them unsigned; 0 where they are signed. */
 PUNA_INLINE int offset_shift(int32_t dtype, bool bytes) {
-    return dtype == PUNA_DTYPE_Q4_0 ? 3 : dtype == PUNA_DTYPE_Q6_K ? 5 : dtype == PUNA_DTYPE_Q8_0 && bytes ? 7 : 0;
+    if (dtype == PUNA_DTYPE_Q8_0) return bytes && !SIGNED_BYTES ? 7 : 0;
+    return dtype == PUNA_DTYPE_Q4_0 ? 3 : dtype == PUNA_DTYPE_Q6_K ? 5 : 0;
 }
 
 /* Four elements of each row, a byte each, which belong k elements after those at q. */
 PUNA_INLINE void put(bool is_signed, bool bytes, panel_row *q, int k, ivec four) {
     if (bytes) {
-        ivec_store(q[k / 4], is_signed ? ivec_xor(four, ivec_set1((int32_t)0x80808080)) : four);
+        ivec_store(q[k / 4], is_signed && !SIGNED_BYTES ? ivec_xor(four, ivec_set1((int32_t)0x80808080)) : four);
         return;
     }
     ivec_store(q[k / 2], is_signed ? ivec_shr_i16(ivec_shl_i16(four, 8), 8) : ivec_and(four, ivec_set1(0x00FF00FF)));

@@ -2,8 +2,9 @@
  * One row of x with block weights.
  *
  * ONE ROW is bound by reading w, which memory delivers fastest in the order it lies in. So the integers of PANEL rows are computed
- * row by row, a group's lanes added up many groups at a time, and wait in the workspace until lanes are rows again. On AVX-512
- * x is two signed bytes a number, 256 * high + low: two byte products of 64 elements cost less than unpacking to words.
+ * row by row, a group's lanes added up many groups at a time, and wait in the workspace until lanes are rows again. On AVX-512 and
+ * with NEON's dot products x is two signed bytes a number, 256 * high + low: two byte products of a vector cost less than
+ * unpacking to words.
  *
  * MEASURED on a quiet two-core Granite Rapids, N = 5632, K = 2048, int16 on AVX-512, cold weights, two threads, Q8_0, Q4_K, Q6_K:
  *   1  through panels, as several rows are                                                       18, 14.5, 16 GB/s of 26
@@ -28,7 +29,7 @@ enum {
 
 /* A rounded row of x. */
 typedef struct x_row {
-#if VEC_WIDTH == 16
+#if BYTE_DOTS
     const int8_t *q[2];       /* low and high digits: q = 256 * q[1] + q[0], both signed                            */
 #else
     const int16_t *q;
@@ -45,14 +46,18 @@ typedef struct row_space {
     row_part rows[PANEL];
 } row_space;
 
-#if VEC_WIDTH == 16
-/* acc + w * x for unsigned bytes of w and 64 elements of x, which has one digit or two. */
-PUNA_INLINE ivec multiply_digits(const int digits, ivec w, x_row x, int64_t k) {
-    ivec high = ivec_zero();
-    if (digits == 2) high = ivec_shl(ivec_dot_u8(high, w, ivec_load(x.q[1] + k)), 8);
-    return ivec_dot_u8(high, w, ivec_load(x.q[0] + k));
+#if BYTE_DOTS
+/* Vectors of bytes of w times as many elements of x, from k on, which has one digit or two. */
+PUNA_INLINE ivec multiply_digits(const int digits, const int vectors, const ivec *w, x_row x, int64_t k) {
+    ivec sum = ivec_zero();
+    for (int v = 0; v < vectors && digits == 2; v++) sum = ivec_dot_bytes(sum, w[v], ivec_load(x.q[1] + k + v * 4 * VEC_WIDTH));
+    if (digits == 2) sum = ivec_shl(sum, 8);
+    for (int v = 0; v < vectors; v++) sum = ivec_dot_bytes(sum, w[v], ivec_load(x.q[0] + k + v * 4 * VEC_WIDTH));
+    return sum;
 }
+#endif
 
+#if VEC_WIDTH == 16
 /*
  * Lane i: the integer product, offset included, of group g + i of x and group i of a row of w, for the first n or more of them;
  * the row of w begins at a block.
@@ -66,8 +71,8 @@ PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const ch
             ivec l = ivec_load(w + 32 * i), h = ivec_load_twice(w + offsetof(puna_q6_k, high) + 16 * i);
             ivec first = ivec_or(ivec_and(l, low_bits), ivec_and(ivec_shl_by(h, left), high_bits));
             ivec second = ivec_or(ivec_and(ivec_shr(l, 4), low_bits), ivec_and(ivec_shr_by(h, right), high_bits));
-            p[i] = multiply_digits(digits, first, x, 16 * g + 64 * i);
-            p[i + 1] = multiply_digits(digits, second, x, 16 * g + 64 * i + 64);
+            p[i] = multiply_digits(digits, 1, &first, x, 16 * g + 64 * i);
+            p[i + 1] = multiply_digits(digits, 1, &second, x, 16 * g + 64 * i + 64);
         }
         return ivec_transpose_quarters(ivec_sum_quarters(p));
     }
@@ -91,9 +96,49 @@ PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const ch
             }
             w_i = ivec_and(w_i, low_bits);
         }
-        p[i / 2] = multiply_digits(digits, w_i, x, 32 * (g + i));
+        p[i / 2] = multiply_digits(digits, 1, &w_i, x, 32 * (g + i));
     }
     return ivec_sum_halves(p);
+}
+#elif BYTE_DOTS
+/* The same with a vector for a group. */
+PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const char *w, x_row x, int64_t g, const int n) {
+    const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
+    ivec p[VEC_WIDTH];
+    if (dtype == PUNA_DTYPE_Q6_K) { /* 64 elements: half of what 64 bytes of low bits and 32 of high ones say          */
+        const char *l = w + g / 8 % 2 * 64, *h = w + offsetof(puna_q6_k, high) + g / 8 % 2 * 32;
+        const bool first = g % 8 == 0;
+#pragma GCC unroll 4
+        for (int i = 0; i < VEC_WIDTH; i++) {
+            ivec w_l = ivec_load(l + 16 * i), w_h = ivec_load(h + 16 * (i % 2));
+            w_l = first ? ivec_and(w_l, low_bits) : ivec_shr_u8(w_l, 4);
+            w_h = first ? ivec_shl(w_h, i < 2 ? 4 : 2) : i < 2 ? w_h : ivec_shr(w_h, 2);
+            w_l = ivec_or(w_l, ivec_and(w_h, high_bits));
+            p[i] = multiply_digits(digits, 1, &w_l, x, 16 * (g + i));
+        }
+        return ivec_sums(p);
+    }
+    if (dtype == PUNA_DTYPE_Q4_K) w += offsetof(puna_q4_k, q) + g % 8 / 2 * 32;
+#pragma GCC unroll 4
+    for (int i = 0; i < VEC_WIDTH; i++) {
+        ivec w_i[2];
+        p[i] = ivec_zero();
+        if (i >= n) continue;
+        if (dtype == PUNA_DTYPE_Q8_0) {
+            const char *q = w + i * sizeof(puna_q8_0) + offsetof(puna_q8_0, q);
+            w_i[0] = ivec_load(q), w_i[1] = ivec_load(q + 16);
+        } else if (dtype == PUNA_DTYPE_Q4_0) {
+            ivec both = ivec_load(w + i * sizeof(puna_q4_0) + offsetof(puna_q4_0, q));
+            w_i[0] = ivec_and(both, low_bits), w_i[1] = ivec_shr_u8(both, 4);
+        } else {
+            for (int v = 0; v < 2; v++) {
+                ivec both = ivec_load(w + i / 2 * 32 + 16 * v);
+                w_i[v] = i % 2 == 0 ? ivec_and(both, low_bits) : ivec_shr_u8(both, 4);
+            }
+        }
+        p[i] = multiply_digits(digits, 2, w_i, x, 32 * (g + i));
+    }
+    return ivec_sums(p);
 }
 #else
 /* The same of words, without offset. */
@@ -146,7 +191,7 @@ PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const ch
 #endif
 
 /* What the products of a group have too much when unsigned quants, as multiply_groups takes them, are less an offset 2^shift. */
-PUNA_INLINE int one_row_shift(int32_t dtype) { return offset_shift(dtype, VEC_WIDTH == 16); }
+PUNA_INLINE int one_row_shift(int32_t dtype) { return offset_shift(dtype, BYTE_DOTS); }
 
 /* Sixteenths of a panel's bytes that are fetched while its groups are added up: about what that takes of the time. */
 PUNA_INLINE int adding_16ths(int32_t dtype) {
@@ -230,7 +275,7 @@ PUNA_INLINE void multiply_one(const int32_t dtype, const int digits, float *y, c
                 }
             }
             x_k.minus_d_sum += GROUPS * group / 32, x_k.d += GROUPS, x_k.sums += GROUPS;
-#if VEC_WIDTH == 16
+#if BYTE_DOTS
             x_k.q[0] += GROUPS * group, x_k.q[1] += GROUPS * group;
 #else
             x_k.q += GROUPS * group;

@@ -11,7 +11,10 @@
  *
  * BYTES OR WORDS: int16 activations meet weights widened to int16. int8 activations meet bytes where the set multiplies bytes
  * faster, and are widened like the weights where it does not (the baselines, and Q8_0 on AVX2, whose byte product is unsigned
- * times signed and saturates).
+ * times signed and saturates). With NEON's dot products weights stay bytes always, and an int16 is two of them, 256 * high + low:
+ * where smull makes four products of words, sdot makes sixteen of bytes. Six rows of x and 32 elements of a panel take some 1,000
+ * instructions in the baseline, 420 with sdot for int16 and 250 for int8; nothing has been timed. i8mm would halve the products once
+ * more, but wants two rows, eight bytes of each, in a vector, in the panel, in x and in the sums alike: another kernel.
  *
  * ONE ROW is multiplied row by row (integer_row.h), MANY ROWS on AMX by tiles (integer_tiles.h), with the same bits.
  *
@@ -37,31 +40,34 @@ typedef struct x_bytes {
 } x_bytes;
 
 typedef struct x_words {
-    int16_t q[32]; /* of every four the first, third, second, fourth: as widened weights lie                        */
+    union {
+        int16_t q[32]; /* of every four the first, third, second, fourth: as widened weights lie                    */
+        int8_t digits[2][32]; /* or the low ones and the high ones                                                  */
+    };
     x_scale scale;
 } x_words;
 
-PUNA_INLINE bool uses_bytes(int32_t dtype, int32_t activations) {
-#if defined(PUNA_VARIANT_AVX512)
-    (void)dtype;
-    return activations == PUNA_ACTIVATIONS_INT8;
-#elif defined(PUNA_VARIANT_AVX2)
-    return activations == PUNA_ACTIVATIONS_INT8 && dtype != PUNA_DTYPE_Q8_0;
-#else
-    (void)dtype, (void)activations;
-    return false;
-#endif
+/* Bytes that a number of x is made of, and multiplied with bytes of w; 0: with words, as one. */
+PUNA_INLINE int digits_of(int32_t dtype, int32_t activations) {
+    const bool int8 = activations == PUNA_ACTIVATIONS_INT8;
+    if (SIGNED_BYTES) return int8 ? 1 : 2;
+    if (VEC_WIDTH == 4) return 0;
+    return int8 && (BYTE_DOTS || dtype != PUNA_DTYPE_Q8_0);
 }
 
-PUNA_INLINE int64_t x_size(bool bytes) { return bytes ? sizeof(x_bytes) : sizeof(x_words); }
+PUNA_INLINE int64_t x_size(int digits) { return digits == 1 ? sizeof(x_bytes) : sizeof(x_words); }
 
-PUNA_INLINE void quantize_row(bool bytes, float top, void *to, const float *x, int64_t K) {
+PUNA_INLINE void quantize_row(int digits, float top, void *to, const float *x, int64_t K) {
     for (int64_t k = 0; k < K; k += 32) {
         int16_t q[32];
-        if (bytes) {
+        if (digits == 1) {
             x_bytes *b = (x_bytes *)to + k / 32;
             quantize_32(q, &b->scale, x + k, top);
             for (int i = 0; i < 32; i++) b->q[i] = (int8_t)q[i];
+        } else if (digits == 2) {
+            x_words *b = (x_words *)to + k / 32;
+            quantize_32(q, &b->scale, x + k, top);
+            for (int i = 0; i < 32; i++) b->digits[0][i] = low_digit(q[i]), b->digits[1][i] = high_digit(q[i]);
         } else {
             x_words *b = (x_words *)to + k / 32;
             quantize_32(q, &b->scale, x + k, top);
@@ -77,12 +83,28 @@ PUNA_INLINE void quantize_row(bool bytes, float top, void *to, const float *x, i
 
 PUNA_INLINE ivec multiply_step(const bool bytes, ivec acc, ivec w, ivec x) {
 #if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
-    if (bytes) return ivec_dot_u8(acc, w, x);
+    if (bytes) return ivec_dot_bytes(acc, w, x);
 #endif
     (void)bytes;
     return ivec_dot_i16(acc, w, x);
 }
 
+#if defined(PUNA_VARIANT_DOTPROD)
+/* acc += the products of a group of R rows of x, four bytes a step. */
+PUNA_INLINE void multiply_group(const bool bytes, const int R, const int steps, ivec acc[TILE][VECTORS], const panel_row *w,
+                                const char *x, int64_t x_stride) {
+    (void)bytes;
+    for (int s = 0; s < steps; s += 4) {
+        ivec w_s[VECTORS], x_s[TILE];
+        for (int r = 0; r < R; r++) x_s[r] = ivec_load(x + r * x_stride + 4 * s);
+#define MULTIPLY_STEP(i)                                                                                                      \
+        for (int v = 0; v < VECTORS; v++) w_s[v] = ivec_load(w[s + i] + v * VEC_WIDTH);                                      \
+        for (int r = 0; r < R; r++)                                                                                           \
+            for (int v = 0; v < VECTORS; v++) acc[r][v] = ivec_dot_lane(acc[r][v], w_s[v], x_s[r], i);
+        MULTIPLY_STEP(0) MULTIPLY_STEP(1) MULTIPLY_STEP(2) MULTIPLY_STEP(3)
+    }
+}
+#else
 /* acc += the products of a group of R rows of x, four bytes or two words a step. */
 PUNA_INLINE void multiply_group(const bool bytes, const int R, const int steps, ivec acc[TILE][VECTORS], const panel_row *w,
                                 const char *x, int64_t x_stride) {
@@ -100,6 +122,7 @@ PUNA_INLINE void multiply_group(const bool bytes, const int R, const int steps, 
         }
     }
 }
+#endif
 
 #if defined(PUNA_VARIANT_AVX2)
 /* The same of bytes where their products add up to int16 first. */
@@ -118,24 +141,28 @@ PUNA_INLINE void multiply_pairs(const int32_t dtype, const int R, const int step
 #endif
 
 /* Continues R x PANEL sums over one depth; first: they start at zero. Rows of x are x_stride bytes apart. */
-PUNA_INLINE void tile(const int32_t dtype, const bool bytes, const int R, float *sums, const char *x, int64_t x_stride,
+PUNA_INLINE void tile(const int32_t dtype, const int digits, const int R, float *sums, const char *x, int64_t x_stride,
                       const panel *w, int64_t depth, bool first, const char *next) {
     const int64_t ahead = next == NULL ? 0 : PANEL * bytes_of(dtype) * 32 / elements_of(dtype) / 2; /* for 32 elements */
+    const bool bytes = digits > 0;
     const int group = group_of(dtype), shift = offset_shift(dtype, bytes), size = bytes ? 1 : 2;
     vec y[TILE][VECTORS];
     for (int r = 0; r < R; r++)
         for (int v = 0; v < VECTORS; v++) y[r][v] = first ? vec_zero() : vec_load(sums + r * PANEL + v * VEC_WIDTH);
-    for (int64_t k = 0; k < depth; k += 32, x += x_size(bytes), next += ahead) {
+    for (int64_t k = 0; k < depth; k += 32, x += x_size(digits), next += ahead) {
         fetch(next, ahead, 0, 1);
-        const x_scale *scale = (const x_scale *)(x + 32 * size);
+        const x_scale *scale = (const x_scale *)(x + x_size(digits) - sizeof(x_scale));
         for (int part = 0; part < 32; part += group) {
+            const panel_row *w_k = &w->q[(k + part) * size / 4];
             ivec acc[TILE][VECTORS];
+            for (int r = 0; r < R; r++)
+                for (int v = 0; v < VECTORS; v++) acc[r][v] = ivec_zero();
+            if (digits == 2) multiply_group(true, R, group / 4, acc, w_k, x + 32 + part, x_stride);
             for (int r = 0; r < R; r++) {
                 const int32_t *sum = (const int32_t *)((const char *)&scale->sums[group == 32 ? 2 : part / 16] + r * x_stride);
                 ivec start = shift == 0 ? ivec_zero() : ivec_sub(ivec_zero(), ivec_shl(ivec_spread(sum), shift));
-                for (int v = 0; v < VECTORS; v++) acc[r][v] = start;
+                for (int v = 0; v < VECTORS; v++) acc[r][v] = digits == 2 ? ivec_add(start, ivec_shl(acc[r][v], 8)) : start;
             }
-            const panel_row *w_k = &w->q[(k + part) * size / 4];
 #if defined(PUNA_VARIANT_AVX2)
             if (bytes) multiply_pairs(dtype, R, group / 4, acc, w_k, x + part, x_stride);
             else
@@ -163,24 +190,24 @@ PUNA_INLINE void tile(const int32_t dtype, const bool bytes, const int R, float 
 }
 
 /* Rows of x against one panel. */
-PUNA_INLINE void multiply_panel(const int32_t dtype, const bool bytes, float *sums, const char *x, int64_t x_stride, int64_t rows,
+PUNA_INLINE void multiply_panel(const int32_t dtype, const int digits, float *sums, const char *x, int64_t x_stride, int64_t rows,
                                 const panel *w, int64_t depth, bool first, const char *next) {
     int64_t r = 0;
     for (; r + TILE <= rows; r += TILE, next = NULL)
-        tile(dtype, bytes, TILE, sums + r * PANEL, x + r * x_stride, x_stride, w, depth, first, next);
+        tile(dtype, digits, TILE, sums + r * PANEL, x + r * x_stride, x_stride, w, depth, first, next);
 #if VEC_WIDTH == 16
     for (; r + 6 <= rows; r += 6, next = NULL)
-        tile(dtype, bytes, 6, sums + r * PANEL, x + r * x_stride, x_stride, w, depth, first, next);
+        tile(dtype, digits, 6, sums + r * PANEL, x + r * x_stride, x_stride, w, depth, first, next);
 #endif
     sums += r * PANEL, x += r * x_stride;
     switch (rows - r) {
 #if VEC_WIDTH != 8
-    case 5: tile(dtype, bytes, 5, sums, x, x_stride, w, depth, first, next); break;
-    case 4: tile(dtype, bytes, 4, sums, x, x_stride, w, depth, first, next); break;
-    case 3: tile(dtype, bytes, 3, sums, x, x_stride, w, depth, first, next); break;
+    case 5: tile(dtype, digits, 5, sums, x, x_stride, w, depth, first, next); break;
+    case 4: tile(dtype, digits, 4, sums, x, x_stride, w, depth, first, next); break;
+    case 3: tile(dtype, digits, 3, sums, x, x_stride, w, depth, first, next); break;
 #endif
-    case 2: tile(dtype, bytes, 2, sums, x, x_stride, w, depth, first, next); break;
-    case 1: tile(dtype, bytes, 1, sums, x, x_stride, w, depth, first, next); break;
+    case 2: tile(dtype, digits, 2, sums, x, x_stride, w, depth, first, next); break;
+    case 1: tile(dtype, digits, 1, sums, x, x_stride, w, depth, first, next); break;
     default: break;
     }
 }
@@ -193,9 +220,9 @@ typedef struct thread_space {
 } thread_space;
 
 /* N rows of w against rows of x. */
-PUNA_INLINE void multiply(const int32_t dtype, const bool bytes, float *y, int64_t y_stride, const char *w, int64_t row_bytes,
+PUNA_INLINE void multiply(const int32_t dtype, const int digits, float *y, int64_t y_stride, const char *w, int64_t row_bytes,
                           const char *x, int64_t rows, int64_t K, int64_t N, bool accumulate, thread_space *space) {
-    int64_t x_stride = K / 32 * x_size(bytes);
+    int64_t x_stride = K / 32 * x_size(digits);
     for (int64_t n = 0; n < N; n += PANEL, w += PANEL * row_bytes) {
         int64_t some_N = puna_min(PANEL, N - n);
         for (int64_t r = 0; r < rows; r += ROW_BLOCK) {
@@ -206,9 +233,9 @@ PUNA_INLINE void multiply(const int32_t dtype, const bool bytes, float *y, int64
                 bool full = some_N == PANEL;
                 /* The next panel's, one run of memory, is fetched half while this is unpacked and half while it is multiplied. */
                 const char *next = w + PANEL * (row_bytes + (w_k - w));
-                pack(dtype, bytes, &space->w, full ? w_k : fill_up(space->rows, w_k, row_bytes, bytes_k, some_N),
+                pack(dtype, digits > 0, &space->w, full ? w_k : fill_up(space->rows, w_k, row_bytes, bytes_k, some_N),
                      full ? row_bytes : (int64_t)sizeof(row_part), depth, next);
-                multiply_panel(dtype, bytes, space->sums[0], x + r * x_stride + k / 32 * x_size(bytes), x_stride, some_rows,
+                multiply_panel(dtype, digits, space->sums[0], x + r * x_stride + k / 32 * x_size(digits), x_stride, some_rows,
                                &space->w, depth, k == 0, next + PANEL * bytes_k / 2);
             }
             for (int64_t i = 0; i < some_rows; i++) {
@@ -230,7 +257,7 @@ typedef struct call {
     const float *x;
     int64_t x_stride, rows, K;
     int32_t activations;
-    char *x_bytes, *x_words; /* rounded rows; null where no product wants them                                      */
+    char *rounded[3];        /* rows of x by their digits; null where no product wants them                         */
     char *x_digits;          /* rounded rows for tiles, and nothing else; null where there are none                 */
     char *spaces;            /* one thread_space after another                                                      */
     int64_t round_rows;      /* of x that one share rounds                                                          */
@@ -239,8 +266,8 @@ typedef struct call {
 } call;
 
 /* Bytes of the rounded rows, so that what follows is aligned as this is. */
-static int64_t rounded_bytes(bool bytes, int64_t rows, int64_t K) {
-    return puna_ceil_div(rows * (K / 32) * x_size(bytes), 64) * 64;
+static int64_t rounded_bytes(int digits, int64_t rows, int64_t K) {
+    return puna_ceil_div(rows * (K / 32) * x_size(digits), 64) * 64;
 }
 
 static int64_t space_bytes(bool one_row) {
@@ -262,13 +289,13 @@ static int64_t one_row_bytes(int64_t K) {
 }
 
 static void round_one_row(call *c) {
-    char *parts[ONE_PARTS], *to = c->x_words;
+    char *parts[ONE_PARTS], *to = c->spaces;
     for (int part = 0; part < ONE_PARTS; to += one_part_bytes(part, c->K), part++) parts[part] = to;
     float *minus_d_sum = (float *)parts[ONE_MINUS_D_SUM], *d = (float *)parts[ONE_D], *d_16 = (float *)parts[ONE_D_16];
     int32_t *sums = (int32_t *)parts[ONE_SUMS], *sums_16 = (int32_t *)parts[ONE_SUMS_16];
     const float top = puna_activations_top(c->activations);
     x_row row = {.minus_d_sum = minus_d_sum, .d = d, .sums = sums};
-#if VEC_WIDTH == 16
+#if BYTE_DOTS
     int8_t *low = (int8_t *)parts[ONE_Q], *high = low + puna_ceil_div(c->K, 64) * 64;
     row.q[0] = low, row.q[1] = high;
 #else
@@ -276,7 +303,7 @@ static void round_one_row(call *c) {
 #endif
     for (int64_t b = 0; b < c->K / 32; b++) {
         x_scale scale;
-#if VEC_WIDTH == 16
+#if BYTE_DOTS
         int16_t q[32];
         quantize_32(q, &scale, c->x + 32 * b, top);
         for (int i = 0; i < 32; i++) low[32 * b + i] = low_digit(q[i]), high[32 * b + i] = high_digit(q[i]);
@@ -293,20 +320,20 @@ static void round_one_row(call *c) {
 }
 
 #if defined(PUNA_VARIANT_AVX512)
-static int digits_of(int32_t activations) { return activations == PUNA_ACTIVATIONS_INT16 ? 2 : 1; }
+static int tile_digits(int32_t activations) { return activations == PUNA_ACTIVATIONS_INT16 ? 2 : 1; }
 
 static bool uses_tiles(const puna_context *context, int64_t rows) {
     return context->isa == PUNA_ISA_AMX && rows >= FEWEST_TILE_ROWS;
 }
 
 static int64_t x_tiles_bytes(int32_t activations, int64_t rows, int64_t K) {
-    return puna_ceil_div(rows, TILE_ROWS) * (K / 32) * x_tile_size(digits_of(activations));
+    return puna_ceil_div(rows, TILE_ROWS) * (K / 32) * x_tile_size(tile_digits(activations));
 }
 #endif
 
-static bool any_uses(const puna_matmul_product *products, int32_t count, int32_t activations, bool bytes) {
+static bool any_uses(const puna_matmul_product *products, int32_t count, int32_t activations, int digits) {
     for (int32_t p = 0; p < count; p++)
-        if (uses_bytes(products[p].w_dtype, activations) == bytes) return true;
+        if (digits_of(products[p].w_dtype, activations) == digits) return true;
     return false;
 }
 
@@ -316,31 +343,33 @@ static void round_share(void *arguments, int64_t share, int32_t thread) {
     float top = puna_activations_top(c->activations);
     for (int64_t r = share * c->round_rows; r < puna_min(c->rows, (share + 1) * c->round_rows); r++) {
         const float *x = c->x + r * c->x_stride;
-        if (c->x_bytes != NULL) quantize_row(true, top, c->x_bytes + r * (c->K / 32) * x_size(true), x, c->K);
+        for (int digits = 0; digits < 3; digits++)
+            if (c->rounded[digits] != NULL)
+                quantize_row(digits, top, c->rounded[digits] + r * (c->K / 32) * x_size(digits), x, c->K);
 #if defined(PUNA_VARIANT_AVX512)
-        if (c->x_digits != NULL && digits_of(c->activations) == 1)
+        if (c->x_digits != NULL && tile_digits(c->activations) == 1)
             quantize_digits(1, top, c->x_digits + r / TILE_ROWS * (c->K / 32) * x_tile_size(1), r % TILE_ROWS, x, c->K);
         else if (c->x_digits != NULL)
             quantize_digits(2, top, c->x_digits + r / TILE_ROWS * (c->K / 32) * x_tile_size(2), r % TILE_ROWS, x, c->K);
 #endif
-        if (c->x_words != NULL) quantize_row(false, top, c->x_words + r * (c->K / 32) * x_size(false), x, c->K);
     }
 }
 
-/* Calls multiply with dtype and bytes constants, so that it is compiled once for each, and not for bytes where none are used. */
+/* Calls multiply with dtype and digits constants, so that it is compiled once for each of those that are used. */
 #define MULTIPLY(dtype, ...)                                                                                                  \
-    if (uses_bytes(dtype, PUNA_ACTIVATIONS_INT8) && uses_bytes(dtype, activations)) multiply(dtype, true, __VA_ARGS__);       \
-    else multiply(dtype, false, __VA_ARGS__)
+    if (digits == digits_of(dtype, PUNA_ACTIVATIONS_INT16))                                                                   \
+        multiply(dtype, digits_of(dtype, PUNA_ACTIVATIONS_INT16), __VA_ARGS__);                                               \
+    else if (digits_of(dtype, PUNA_ACTIVATIONS_INT16) != digits_of(dtype, PUNA_ACTIVATIONS_INT8))                             \
+        multiply(dtype, digits_of(dtype, PUNA_ACTIVATIONS_INT8), __VA_ARGS__)
 
 static void multiply_share(void *arguments, int64_t share, int32_t thread) {
     const call *c = arguments;
     product_share s = find_share(&c->shares, c->products, c->rows, share);
     const puna_matmul_product *product = &c->products[s.p];
-    int32_t activations = c->activations;
-    bool bytes = uses_bytes(product->w_dtype, activations);
+    const int digits = digits_of(product->w_dtype, c->activations);
     int64_t row_bytes = c->K / elements_of(product->w_dtype) * bytes_of(product->w_dtype);
     const char *w = (const char *)c->w[s.p] + s.n * row_bytes;
-    const char *x = (bytes ? c->x_bytes : c->x_words) + s.r * (c->K / 32) * x_size(bytes);
+    const char *x = c->rounded[digits] + s.r * (c->K / 32) * x_size(digits);
     float *y = c->y[s.p] + s.r * product->y_stride + s.n;
     thread_space *space = (thread_space *)(c->spaces + thread * space_bytes(false));
 #define ARGUMENTS y, product->y_stride, w, row_bytes, x, s.rows, c->K, s.N, product->accumulate, space
@@ -357,7 +386,7 @@ static void multiply_tiles_share(void *arguments, int64_t share, int32_t thread)
     const call *c = arguments;
     product_share s = find_share(&c->shares, c->products, c->rows, share);
     const puna_matmul_product *product = &c->products[s.p];
-    const int digits = digits_of(c->activations);
+    const int digits = tile_digits(c->activations);
     int64_t row_bytes = c->K / elements_of(product->w_dtype) * bytes_of(product->w_dtype);
     const char *w = (const char *)c->w[s.p] + s.n * row_bytes;
     const char *x = c->x_digits + s.r / TILE_ROWS * (c->K / 32) * x_tile_size(digits);
@@ -385,7 +414,7 @@ static void multiply_one_share(void *arguments, int64_t share, int32_t thread) {
     int64_t row_bytes = c->K / elements_of(product->w_dtype) * bytes_of(product->w_dtype);
     const char *w = (const char *)c->w[s.p] + s.n * row_bytes;
     row_space *space = (row_space *)(c->spaces + thread * space_bytes(true));
-    bool two = VEC_WIDTH == 16 && c->activations == PUNA_ACTIVATIONS_INT16;
+    bool two = BYTE_DOTS && c->activations == PUNA_ACTIVATIONS_INT16;
 #define MULTIPLY_ONE(dtype, i)                                                                                                \
     if (two) multiply_one(dtype, 2, c->y[s.p] + s.n, w, row_bytes, c->one[i], c->K, s.N, product->accumulate, space);         \
     else multiply_one(dtype, 1, c->y[s.p] + s.n, w, row_bytes, c->one[i], c->K, s.N, product->accumulate, space)
@@ -408,8 +437,8 @@ int64_t PUNA_KERNEL(matmul_integer_workspace_size)(puna_context *context, const 
         return 63 + x_tiles_bytes(activations, rows, K) + context->threads * (int64_t)sizeof(tile_space);
 #endif
     int64_t bytes = 63 + context->threads * space_bytes(false);
-    if (any_uses(products, count, activations, true)) bytes += rounded_bytes(true, rows, K);
-    if (any_uses(products, count, activations, false)) bytes += rounded_bytes(false, rows, K);
+    for (int digits = 0; digits < 3; digits++)
+        if (any_uses(products, count, activations, digits)) bytes += rounded_bytes(digits, rows, K);
     return bytes;
 }
 
@@ -419,28 +448,18 @@ puna_status PUNA_KERNEL(matmul_integer_forward)(puna_context *context, const pun
     call c = {.products = products, .y = y, .w = w, .x = x, .x_stride = x_stride, .rows = rows, .K = K, .activations = activations};
     c.spaces = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
     if (rows == 1) {
-        c.x_words = c.spaces;
-        c.spaces += one_row_bytes(K);
         round_one_row(&c);
+        c.spaces += one_row_bytes(K);
         c.shares = share_products(context, products, count, 1, row_cycles(1, K), PANEL, 1);
         run_product_shares(context, &c.shares, count, multiply_one_share, &c);
         return PUNA_STATUS_OK;
-    }
-    if (any_uses(products, count, activations, true)) {
-        c.x_bytes = c.spaces;
-        c.spaces += rounded_bytes(true, rows, K);
-    }
-    if (any_uses(products, count, activations, false)) {
-        c.x_words = c.spaces;
-        c.spaces += rounded_bytes(false, rows, K);
     }
     c.round_rows = rows_per_share(K * (int64_t)sizeof(float));
 #if defined(PUNA_VARIANT_AVX512)
     if (uses_tiles(context, rows)) {
         const int64_t bytes = x_tiles_bytes(activations, rows, K), last = x_tiles_bytes(activations, TILE_ROWS, K);
-        c.x_bytes = c.x_words = NULL;
-        c.x_digits = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
-        c.spaces = c.x_digits + bytes;
+        c.x_digits = c.spaces;
+        c.spaces += bytes;
         memset(c.spaces - last, 0, (size_t)last); /* for rows that fill up the last tile                            */
         puna_parallel(context, puna_ceil_div(rows, c.round_rows), round_share, &c);
         c.shares = share_products(context, products, count, rows, row_cycles(rows, K) / 2, PANEL, TILE_ROWS);
@@ -448,6 +467,11 @@ puna_status PUNA_KERNEL(matmul_integer_forward)(puna_context *context, const pun
         return PUNA_STATUS_OK;
     }
 #endif
+    for (int digits = 0; digits < 3; digits++) {
+        if (!any_uses(products, count, activations, digits)) continue;
+        c.rounded[digits] = c.spaces;
+        c.spaces += rounded_bytes(digits, rows, K);
+    }
     puna_parallel(context, puna_ceil_div(rows, c.round_rows), round_share, &c);
     c.shares = share_products(context, products, count, rows, row_cycles(rows, K), PANEL, TILE);
     run_product_shares(context, &c.shares, count, multiply_share, &c);

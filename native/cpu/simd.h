@@ -6,6 +6,7 @@
  *   BASELINE     4    SSE2 on x86-64, NEON on aarch64
  *   AVX2         8    AVX2, FMA, F16C
  *   AVX512      16    AVX-512 F, BW, DQ, VL, VNNI (and the above)
+ *   DOTPROD      4    NEON with dot products of bytes, which integer.h uses; the same here as the aarch64 baseline
  *
  * Loads and stores need no alignment. The partial ones touch the first n elements only, 0 <= n <= VEC_WIDTH: nothing is read
  * or written past a row's end, and lanes from n on load as zero. vec_hsum adds in one fixed tree: halves onto each other
@@ -348,7 +349,7 @@ PUNA_INLINE vec vec_mul_pow2(vec p, vec t, vec x, vec limit) {
     return _mm_and_ps(_mm_castsi128_ps(product), _mm_cmpnlt_ps(x, limit));
 }
 
-#elif defined(PUNA_VARIANT_BASELINE) && defined(__aarch64__)
+#elif (defined(PUNA_VARIANT_BASELINE) || defined(PUNA_VARIANT_DOTPROD)) && defined(__aarch64__)
 /* ------------------------------------------------------------------------------------------------------------------- NEON */
 #include <arm_neon.h>
 
@@ -439,7 +440,7 @@ PUNA_INLINE vec vec_mul_pow2(vec p, vec t, vec x, vec limit) {
 }
 
 #else
-#error "compile with PUNA_VARIANT_BASELINE, _AVX2 or _AVX512; the baseline knows x86-64 and aarch64"
+#error "compile with PUNA_VARIANT_BASELINE, _AVX2, _AVX512 or _DOTPROD; the baseline knows x86-64 and aarch64"
 #endif
 /* ------------------------------------------------------------------------------------------------------------- every width */
 
@@ -453,7 +454,7 @@ PUNA_INLINE vec vec_keep(vec a) {
     return a;
 }
 
-#if defined(PUNA_VARIANT_BASELINE)
+#if VEC_WIDTH == 4
 PUNA_INLINE float vec_f16_to_f32(uint16_t h) { return puna_f16_to_f32(h); }
 
 /* sums[i] = vec_hsum(a[i]) */

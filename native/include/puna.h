@@ -60,7 +60,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a signature, struct, enum value or contract in this file changes. */
-#define PUNA_ABI_VERSION 6
+#define PUNA_ABI_VERSION 7
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Status, errors, identity
@@ -139,7 +139,8 @@ enum {
     PUNA_ISA_BASELINE = 2,  /* what every processor of the architecture has (SSE2 on x86-64, NEON on aarch64)       */
     PUNA_ISA_AVX2 = 3,      /* AVX2, FMA and F16C                                                                   */
     PUNA_ISA_AVX512 = 4,    /* AVX-512 F, BW, DQ, VL, VNNI                                                          */
-    PUNA_ISA_AMX = 5        /* the same kernels, but for matrix products on AMX's tiles: the same bits of block types   */
+    PUNA_ISA_AMX = 5,       /* the same kernels, but for matrix products on AMX's tiles: the same bits of block types   */
+    PUNA_ISA_DOTPROD = 6    /* aarch64: NEON with dot products of bytes (Armv8.2), the baseline's bits              */
 };
 
 typedef struct puna_context_options {

@@ -13,6 +13,8 @@ static const struct {
     {PUNA_ISA_AMX, &puna_cpu_avx512_ops},
     {PUNA_ISA_AVX512, &puna_cpu_avx512_ops},
     {PUNA_ISA_AVX2, &puna_cpu_avx2_ops},
+#elif defined(__aarch64__)
+    {PUNA_ISA_DOTPROD, &puna_cpu_dotprod_ops},
 #endif
     {PUNA_ISA_BASELINE, &puna_cpu_baseline_ops},
     {PUNA_ISA_REFERENCE, &puna_reference_ops},
@@ -20,7 +22,7 @@ static const struct {
 enum { VARIANTS = sizeof variants / sizeof variants[0] };
 
 static const char *isa_name(int32_t isa) {
-    static const char *const names[] = {"auto", "reference", "baseline", "avx2", "avx512", "amx"};
+    static const char *const names[] = {"auto", "reference", "baseline", "avx2", "avx512", "amx", "dotprod"};
     return names[isa];
 }
 
@@ -55,8 +57,8 @@ static puna_status check_options(const puna_context_options *options) {
     if (options->threads < 0 || options->threads > PUNA_MAX_THREADS)
         return puna_fail(invalid, "puna_context_create: threads is %d, expected 0 (as many as this process may use) to %d",
                          options->threads, PUNA_MAX_THREADS);
-    if (options->isa < PUNA_ISA_AUTO || options->isa > PUNA_ISA_AMX)
-        return puna_fail(invalid, "puna_context_create: isa is %d, expected 0 to %d", options->isa, PUNA_ISA_AMX);
+    if (options->isa < PUNA_ISA_AUTO || options->isa > PUNA_ISA_DOTPROD)
+        return puna_fail(invalid, "puna_context_create: isa is %d, expected 0 to %d", options->isa, PUNA_ISA_DOTPROD);
     return PUNA_STATUS_OK;
 }
 

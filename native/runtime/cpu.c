@@ -53,7 +53,28 @@ bool puna_cpu_has(int32_t isa) {
     }
 }
 #else
-bool puna_cpu_has(int32_t isa) { return isa == PUNA_ISA_REFERENCE || isa == PUNA_ISA_BASELINE; }
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+
+static bool has_dot_products(void) {
+    const unsigned long asimddp = 1ul << 20; /* HWCAP_ASIMDDP, which old headers lack                                 */
+    return (getauxval(AT_HWCAP) & asimddp) != 0;
+}
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+
+static bool has_dot_products(void) {
+    int there = 0;
+    size_t bytes = sizeof there;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &there, &bytes, NULL, 0) == 0 && there != 0;
+}
+#else
+static bool has_dot_products(void) { return false; }
+#endif
+
+bool puna_cpu_has(int32_t isa) {
+    return isa == PUNA_ISA_REFERENCE || isa == PUNA_ISA_BASELINE || (isa == PUNA_ISA_DOTPROD && has_dot_products());
+}
 #endif
 
 #if defined(__linux__)

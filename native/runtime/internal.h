@@ -134,6 +134,8 @@ extern const puna_ops puna_reference_ops;
 extern const puna_ops puna_cpu_baseline_ops;
 #if defined(__x86_64__)
 extern const puna_ops puna_cpu_avx2_ops, puna_cpu_avx512_ops;
+#elif defined(__aarch64__)
+extern const puna_ops puna_cpu_dotprod_ops;
 #endif
 
 /* Sets this thread's last error from a printf format and returns status, so that a check reads: return puna_fail(…). */

@@ -21,6 +21,9 @@
 #elif defined(PUNA_VARIANT_AVX512)
 #define PUNA_VARIANT "avx512"
 #define PUNA_KERNEL(name) puna_cpu_avx512_##name
+#elif defined(PUNA_VARIANT_DOTPROD)
+#define PUNA_VARIANT "dotprod"
+#define PUNA_KERNEL(name) puna_cpu_dotprod_##name
 #elif defined(PUNA_VARIANT_CUDA)
 #define PUNA_VARIANT "cuda"
 #define PUNA_KERNEL(name) puna_cuda_##name

@@ -291,7 +291,8 @@ static void check_cuts(puna_context *context, int32_t dtype, int64_t NH, int64_t
 }
 
 void test_attention_cuts(void) {
-    static const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512, PUNA_ISA_AMX}, threads[] = {1, 5};
+    static const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512, PUNA_ISA_AMX, PUNA_ISA_DOTPROD};
+    static const int32_t threads[] = {1, 5};
     for (int i = 0; i < TEST_COUNT(isas); i++) {
         for (int t = 0; t < TEST_COUNT(threads); t++) {
             puna_context_options options = {PUNA_BACKEND_CPU, 0, threads[t], isas[i]};

@@ -286,7 +286,8 @@ static void open_backends(void) {
         open_cuda();
         return;
     }
-    const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512, PUNA_ISA_AMX}, threads[] = {1, 2, 3, 7};
+    const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512, PUNA_ISA_AMX, PUNA_ISA_DOTPROD};
+    const int32_t threads[] = {1, 2, 3, 7};
     for (int i = 0; i < TEST_COUNT(isas); i++)
         for (int t = 0; t < 4; t++) open_backend(isas[i], threads[t]);
 }

@@ -195,17 +195,21 @@ const test_op test_matmul = {
 
 /* ------------------------------------------------- a row among others ------------------------------------------------- */
 
-/* Every row of a call has the bits it has alone: on every instruction set, for every type, whatever the number of rows. */
+/*
+ * Every row of a call has the bits it has alone: on every instruction set, for every type, whatever the number of rows. NEON's dot
+ * products give the baseline's bits.
+ */
 void test_matmul_rows(void) {
     static const int64_t row_counts[] = {2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 23, 64, 70, 140, 300, 513, 520};
     /* At least so many elements: panels decoded at once and in two depths, and more groups than one row is met in one go. */
     static const struct size {
         int64_t K, rows;
     } sizes[] = {{1055, 520}, {288, 140}, {390, 140}, {16641, 3}};
-    static const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512, PUNA_ISA_AMX};
+    static const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512, PUNA_ISA_AMX, PUNA_ISA_DOTPROD};
     enum { MOST_ROWS = 520, N = 29, WORKSPACE = 8 << 20, KINDS = PUNA_DTYPE_COUNT + 8 };
     void *workspace = malloc(WORKSPACE);
     float *y = malloc(MOST_ROWS * N * 4), *alone = malloc(MOST_ROWS * N * 4);
+    float *baseline = malloc(TEST_COUNT(sizes) * KINDS * MOST_ROWS * N * 4);
     for (int i = 0; i < TEST_COUNT(isas); i++) {
         puna_context_options options = {PUNA_BACKEND_CPU, 0, 2, isas[i]};
         puna_context *context;
@@ -223,6 +227,10 @@ void test_matmul_rows(void) {
             for (int64_t r = 0; r < most_rows; r++)
                 CHECK(puna_matmul_forward(context, &product, 1, alone + r * N, b[1].data, NULL, NULL, NULL, NULL, x + r * K, K,
                                           1, K, activations, workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
+            if (isas[i] == PUNA_ISA_BASELINE) memcpy(baseline + s * MOST_ROWS * N, alone, (size_t)(most_rows * N * 4));
+            test_case("isa %d dtype %d activations %d K %d", isas[i], dtype, activations, (int)K);
+            CHECK(isas[i] != PUNA_ISA_DOTPROD ||
+                  memcmp(alone, baseline + s * MOST_ROWS * N, (size_t)(most_rows * N * 4)) == 0, "not the bits of the baseline");
             for (int c = 0; c < TEST_COUNT(row_counts) && row_counts[c] <= most_rows; c++) {
                 int64_t rows = row_counts[c];
                 test_case("isa %d dtype %d activations %d K %d rows %d", isas[i], dtype, activations, (int)K, (int)rows);
@@ -239,4 +247,5 @@ void test_matmul_rows(void) {
     free(workspace);
     free(y);
     free(alone);
+    free(baseline);
 }

@@ -129,9 +129,9 @@ static void create_and_destroy(void) {
         if (i % 3 > 0) small_calls(context, i % 3);
         puna_context_destroy(context);
     }
-    /* A joined thread may be listed for a moment more. */
-    for (int i = 0; i < 100 && threads_of_process() != before; i++) usleep(10000);
-    CHECK(threads_of_process() == before, "%lld threads, before %lld", (long long)threads_of_process(), (long long)before);
+    /* A joined thread may be listed for a moment more, before as well. */
+    for (int i = 0; i < 100 && threads_of_process() > before; i++) usleep(10000);
+    CHECK(threads_of_process() <= before, "%lld threads, before %lld", (long long)threads_of_process(), (long long)before);
 }
 
 static double process_seconds(void) {
@@ -184,14 +184,15 @@ static void no_threads_left(void) {
         struct rlimit stack = {64 << 20, 64 << 20}, space = {(rlim_t)1 << 30, (rlim_t)1 << 30};
         setrlimit(RLIMIT_STACK, &stack);
         setrlimit(RLIMIT_AS, &space);
+        int64_t before = threads_of_process(); /* an emulator has its own                                                */
         puna_context *context = NULL;
         puna_context_options options = {PUNA_BACKEND_CPU, 0, 1024, PUNA_ISA_BASELINE};
         for (int i = 0; i < 3; i++) {
             if (puna_context_create(&options, NULL, &context) != PUNA_STATUS_OUT_OF_MEMORY || context != NULL) _exit(1);
             if (strstr(test_last_error(), "puna_context_create: worker thread ") == NULL) _exit(2);
         }
-        for (int i = 0; i < 100 && threads_of_process() != 1; i++) usleep(10000);
-        _exit(threads_of_process() == 1 ? 0 : 3);
+        for (int i = 0; i < 100 && threads_of_process() != before; i++) usleep(10000);
+        _exit(threads_of_process() == before ? 0 : 3);
     }
     int status = 0;
     waitpid(child, &status, 0);

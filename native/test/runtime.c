@@ -55,9 +55,9 @@ static void contexts(void) {
     char line[96], expected[96];
     test_case("describe");
     puna_context *context = NULL;
-    for (int32_t isa = PUNA_ISA_REFERENCE; isa <= PUNA_ISA_AMX; isa++) {
+    for (int32_t isa = PUNA_ISA_REFERENCE; isa <= PUNA_ISA_DOTPROD; isa++) {
         if (!puna_cpu_has(isa)) continue;
-        static const char *const names[] = {"", "reference", "baseline", "avx2", "avx512", "amx"};
+        static const char *const names[] = {"", "reference", "baseline", "avx2", "avx512", "amx", "dotprod"};
         if (!CHECK(create(0, 0, 3, isa, &context) == PUNA_STATUS_OK, "isa %d: %s", isa, test_last_error())) continue;
         snprintf(expected, sizeof expected, "cpu %s, %s", names[isa], isa == PUNA_ISA_REFERENCE ? "1 thread" : "3 threads");
         int64_t length = puna_context_describe(context, line, sizeof line);
@@ -71,7 +71,8 @@ static void contexts(void) {
     CHECK(create(0, 0, 0, PUNA_ISA_AUTO, &context) == PUNA_STATUS_OK, "%s", test_last_error());
     puna_context_describe(context, line, sizeof line);
     const char *best = puna_cpu_has(PUNA_ISA_AMX) ? "cpu amx, " : puna_cpu_has(PUNA_ISA_AVX512) ? "cpu avx512, "
-                       : puna_cpu_has(PUNA_ISA_AVX2) ? "cpu avx2, " : "cpu baseline, ";
+                       : puna_cpu_has(PUNA_ISA_AVX2) ? "cpu avx2, " : puna_cpu_has(PUNA_ISA_DOTPROD) ? "cpu dotprod, "
+                       : "cpu baseline, ";
     CHECK(strncmp(line, best, strlen(best)) == 0, "'%s', expected '%s…'", line, best);
     CHECK(context->threads == puna_cpu_count() && context->threads >= 1, "%d threads on %d processors", context->threads,
           puna_cpu_count());
@@ -99,8 +100,8 @@ static void contexts(void) {
         {0, -1, 0, 0, "puna_context_create: device is -1, expected at least 0"},
         {0, 0, -1, 0, "puna_context_create: threads is -1, expected 0 (as many as this process may use) to 1024"},
         {0, 0, 1025, 0, "puna_context_create: threads is 1025, expected 0 (as many as this process may use) to 1024"},
-        {0, 0, 1, 6, "puna_context_create: isa is 6, expected 0 to 5"},
-        {0, 0, 1, -1, "puna_context_create: isa is -1, expected 0 to 5"},
+        {0, 0, 1, 7, "puna_context_create: isa is 7, expected 0 to 6"},
+        {0, 0, 1, -1, "puna_context_create: isa is -1, expected 0 to 6"},
     };
     for (int64_t i = 0; i < TEST_COUNT(bad); i++) {
         puna_status status = create(bad[i].backend, bad[i].device, bad[i].threads, bad[i].isa, &context);
@@ -123,7 +124,14 @@ static void probe(void) {
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
     CHECK(puna_cpu_has(PUNA_ISA_AVX2) == avx2, "AVX2 is %s", avx2 ? "not found" : "found where there is none");
     CHECK(puna_cpu_has(PUNA_ISA_AVX512) == avx512, "AVX-512 is %s", avx512 ? "not found" : "found where there is none");
+    CHECK(!puna_cpu_has(PUNA_ISA_DOTPROD), "an aarch64 instruction set elsewhere");
 #else
+#if defined(__aarch64__) && defined(__linux__)
+    uint64_t features; /* the kernel answers for the processor */
+    __asm__("mrs %0, ID_AA64ISAR0_EL1" : "=r"(features));
+    const bool dotprod = (features >> 44 & 15) != 0;
+    CHECK(puna_cpu_has(PUNA_ISA_DOTPROD) == dotprod, "dot products are %s", dotprod ? "not found" : "found where there are none");
+#endif
     CHECK(!puna_cpu_has(PUNA_ISA_AVX2) && !puna_cpu_has(PUNA_ISA_AVX512) && !puna_cpu_has(PUNA_ISA_AMX),
           "an x86-64 instruction set elsewhere");
 #endif

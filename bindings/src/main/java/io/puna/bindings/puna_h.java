@@ -23,10 +23,10 @@ public class puna_h extends puna_h$shared {
     static final SymbolLookup SYMBOL_LOOKUP = SymbolLookup.loaderLookup()
             .or(Linker.nativeLinker().defaultLookup());
 
-    private static final int PUNA_ABI_VERSION = (int)6L;
+    private static final int PUNA_ABI_VERSION = (int)7L;
     /**
      * {@snippet lang=c :
-     * #define PUNA_ABI_VERSION 6
+     * #define PUNA_ABI_VERSION 7
      * }
      */
     public static int PUNA_ABI_VERSION() {
@@ -510,6 +510,15 @@ public class puna_h extends puna_h$shared {
      */
     public static int PUNA_ISA_AMX() {
         return PUNA_ISA_AMX;
+    }
+    private static final int PUNA_ISA_DOTPROD = (int)6L;
+    /**
+     * {@snippet lang=c :
+     * enum <anonymous>.PUNA_ISA_DOTPROD = 6
+     * }
+     */
+    public static int PUNA_ISA_DOTPROD() {
+        return PUNA_ISA_DOTPROD;
     }
 
     private static class puna_context_create {

@@ -37,7 +37,9 @@ public final class Device implements AutoCloseable {
         /** AVX-512 F, BW, DQ, VL and VNNI. */
         AVX512(puna_h.PUNA_ISA_AVX512()),
         /** The same kernels with the same bits, and products of many rows with rounded activations on AMX's tiles. */
-        AMX(puna_h.PUNA_ISA_AMX());
+        AMX(puna_h.PUNA_ISA_AMX()),
+        /** NEON with dot products of bytes: on aarch64, Armv8.2 and later. */
+        DOTPROD(puna_h.PUNA_ISA_DOTPROD());
 
         private final int code;
 

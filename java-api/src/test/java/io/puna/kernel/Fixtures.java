@@ -32,7 +32,7 @@ final class Fixtures {
     /** {@return devices of every instruction set this processor has, alone and with helpers} The reference runs alone in any case. */
     static List<Cpu> cpus() {
         List<Cpu> cpus = new ArrayList<>(List.of(new Cpu(Device.Isa.REFERENCE, 1)));
-        for (Device.Isa isa : List.of(Device.Isa.BASELINE, Device.Isa.AVX2, Device.Isa.AVX512)) {
+        for (Device.Isa isa : List.of(Device.Isa.BASELINE, Device.Isa.AVX2, Device.Isa.AVX512, Device.Isa.DOTPROD)) {
             try {
                 Device.cpu(1, isa).close();
             } catch (UnsupportedOperationException e) {
