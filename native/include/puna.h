@@ -60,7 +60,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a signature, struct, enum value or contract in this file changes. */
-#define PUNA_ABI_VERSION 6
+#define PUNA_ABI_VERSION 7
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Status, errors, identity
@@ -142,11 +142,18 @@ enum {
     PUNA_ISA_AMX = 5        /* the same kernels, but for matrix products on AMX's tiles: the same bits of block types   */
 };
 
+enum {
+    PUNA_PRECISION_F32 = 0, /* products are as exact as F32's                                                       */
+    PUNA_PRECISION_BF16 = 1 /* matrix products of more than eight rows, and all of their backward passes, round both
+                               operands to BF16, ties to even; sums stay F32. Not those of PUNA_ACTIVATIONS_INT8 and _INT16. */
+};
+
 typedef struct puna_context_options {
     int32_t backend; /* PUNA_BACKEND_*                                                                              */
     int32_t device;  /* ordinal of the device within the backend; 0 for the CPU                                     */
     int32_t threads; /* CPU: threads that compute, the caller included, 1 to 1024; 0: as many as this process may use */
     int32_t isa;     /* CPU: PUNA_ISA_*                                                                             */
+    int32_t precision; /* CUDA: PUNA_PRECISION_*                                                                    */
 } puna_context_options;
 
 /*
@@ -195,6 +202,9 @@ PUNA_API puna_status puna_memory_free(puna_context *context, void *memory);
  * through pinned memory, one piece being read while the one before travels. The two may not overlap.
  */
 PUNA_API puna_status puna_memory_copy(puna_context *context, void *to, const void *from, int64_t bytes);
+
+/* Sets bytes of this context's device memory to zero, in the order of the context's calls. */
+PUNA_API puna_status puna_memory_clear(puna_context *context, void *memory, int64_t bytes);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Rows
@@ -602,7 +612,7 @@ PUNA_API puna_status puna_recording_replay(puna_context *recording, const puna_k
 #endif
 #ifdef PUNA_STATIC_ASSERT
 #include <stddef.h>
-PUNA_STATIC_ASSERT(sizeof(puna_context_options) == 16, "puna_context_options");
+PUNA_STATIC_ASSERT(sizeof(puna_context_options) == 20, "puna_context_options");
 PUNA_STATIC_ASSERT(sizeof(puna_matmul_product) == 24, "puna_matmul_product");
 PUNA_STATIC_ASSERT(offsetof(puna_matmul_product, w_dtype) == 16, "puna_matmul_product");
 PUNA_STATIC_ASSERT(sizeof(puna_kv_sequence) == 32, "puna_kv_sequence");
