@@ -22,7 +22,7 @@ void main() {
             Rope.Layout.HALVES, 0, true, -1, List.of());
     TrainingOptions options = TrainingOptions.of(STEPS, SEQUENCES, TOKENS, 3e-3).withSchedule(10, Schedule.COSINE)
             .withRecomputation(Recomputation.LLAMA);
-    try (Device device = Device.cpu(); Parameters weights = Parameters.random(config, 1);
+    try (Device device = Device.cpu(); Parameters weights = Parameters.random(device, config, 1);
             Trainer trainer = new Trainer(device, weights, new Alphabet(), options)) {
         IO.println(Parameters.count(config) + " parameters on " + device.backend());
         while (trainer.steps() < STEPS) {

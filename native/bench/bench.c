@@ -119,7 +119,7 @@ static void bench_case(const test_op *op, const int64_t *d, puna_context *contex
 }
 
 static void bench(int32_t isa) {
-    puna_context_options wanted = {PUNA_BACKEND_CPU, 0, options.threads, isa};
+    puna_context_options wanted = {PUNA_BACKEND_CPU, 0, options.threads, isa, PUNA_PRECISION_F32};
     puna_context *context;
     if (puna_context_create(&wanted, NULL, &context) != PUNA_STATUS_OK) return; /* this processor lacks it */
     bench_ceilings ceilings = ceilings_now(context);

@@ -31,6 +31,7 @@ constexpr int64_t kStagingBytes = 16 << 20;
 struct cuda_context : puna_context {
     puna_fail_function fail;
     int device;
+    int32_t precision; /* PUNA_PRECISION_*                                                                          */
     int processors;
     bool early; /* whether the device can place blocks of a kernel before the one ahead of it has ended              */
     cudaStream_t stream;

@@ -117,6 +117,7 @@ static puna_status create(const puna_context_options *options, puna_fail_functio
     context->threads = 1;
     context->fail = fail;
     context->device = options->device;
+    context->precision = options->precision;
     pthread_mutex_init(&context->mutex, nullptr);
     error = set_up(context);
     if (error != cudaSuccess) {
@@ -130,7 +131,8 @@ static puna_status create(const puna_context_options *options, puna_fail_functio
 
 static void describe(const puna_context *base, char *line, size_t capacity) {
     const cuda_context *context = static_cast<const cuda_context *>(base);
-    snprintf(line, capacity, "cuda:%d %s", context->device, context->name);
+    snprintf(line, capacity, "cuda:%d %s%s", context->device, context->name,
+             context->precision == PUNA_PRECISION_BF16 ? ", products in BF16" : "");
 }
 
 static puna_status allocate(puna_context *base, int64_t bytes, void **memory) {
@@ -199,6 +201,12 @@ static puna_status copy(puna_context *base, void *to, bool to_device, const void
     });
 }
 
+static puna_status clear(puna_context *base, void *memory, int64_t bytes) {
+    return run(base, "puna_memory_clear", [=](cuda_context &context) {
+        return cudaMemsetAsync(memory, 0, (size_t)bytes, context.stream);
+    });
+}
+
 static cudaError_t begin_recording(cuda_context *context) {
     constexpr size_t bytes = PUNA_RECORDING_MAX_SEQUENCES * sizeof(puna_kv_sequence);
     CUDA_TRY(cudaMalloc((void **)&context->sequences, bytes));
@@ -257,7 +265,6 @@ static puna_status replay(puna_context *base, const puna_kv_sequence *sequences,
 
 extern "C" {
 extern PUNA_API const puna_backend puna_cuda_backend;
-const puna_backend puna_cuda_backend = {PUNA_ABI_VERSION, (int64_t)sizeof(puna_ops), create,    destroy,
-                                        describe,         allocate,                  available, release, copy,
-                                        record,           end,                       replay};
+const puna_backend puna_cuda_backend = {PUNA_ABI_VERSION, (int64_t)sizeof(puna_ops), create, destroy, describe, allocate, available,
+                                        release, copy, clear, record, end, replay};
 }

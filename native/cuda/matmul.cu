@@ -59,11 +59,10 @@ template <int kDtype, bool kVector>
 static cudaError_t multiply_all(cuda_context &c, const product_list &list, const float *x, int64_t x_stride, int64_t rows, int64_t K) {
     int64_t row_bytes = puna_row_bytes(kDtype, K), columns = 0;
     if (rows > kFewRows) {
-        constexpr bool rest = kDtype != PUNA_DTYPE_F16 && kDtype != PUNA_DTYPE_BF16;
         row_loader<PUNA_DTYPE_F32, kVector> a = {(const char *)x, x_stride * (int64_t)sizeof(float), rows};
         for (int p = 0; p < PUNA_MATMUL_MAX_PRODUCTS && list.N[p] > 0; p++) {
             row_loader<kDtype, kVector> b = {list.ws[p], row_bytes, list.N[p]};
-            CUDA_TRY(launch_gemm<rest>(c, a, b, list.outs[p], rows, list.N[p], K));
+            CUDA_TRY(launch_gemm<kDtype>(c, a, b, list.outs[p], rows, list.N[p], K));
         }
         return cudaSuccess;
     }

@@ -14,10 +14,10 @@ puna_status PUNA_KERNEL(matmul_input_backward)(puna_context *context, float *dx,
         row_loader<PUNA_DTYPE_F32, false> a = {(const char *)dy, dy_stride * (int64_t)sizeof(float), rows};
         output out = {dx, dx_stride, accumulate};
         if (w_dtype == PUNA_DTYPE_F32)
-            return launch_gemm<true>(c, a, column_loader<PUNA_DTYPE_F32>{(const char *)w, K, K}, out, rows, K, N);
+            return launch_gemm<PUNA_DTYPE_F32>(c, a, column_loader<PUNA_DTYPE_F32>{(const char *)w, K, K}, out, rows, K, N);
         if (w_dtype == PUNA_DTYPE_F16)
-            return launch_gemm<false>(c, a, column_loader<PUNA_DTYPE_F16>{(const char *)w, K, K}, out, rows, K, N);
-        return launch_gemm<false>(c, a, column_loader<PUNA_DTYPE_BF16>{(const char *)w, K, K}, out, rows, K, N);
+            return launch_gemm<PUNA_DTYPE_F16>(c, a, column_loader<PUNA_DTYPE_F16>{(const char *)w, K, K}, out, rows, K, N);
+        return launch_gemm<PUNA_DTYPE_BF16>(c, a, column_loader<PUNA_DTYPE_BF16>{(const char *)w, K, K}, out, rows, K, N);
     });
 }
 
@@ -27,6 +27,6 @@ puna_status PUNA_KERNEL(matmul_weight_backward)(puna_context *context, float *dw
     (void)workspace;
     return run(context, "puna_matmul_weight_backward", [=](cuda_context &c) {
         column_loader<PUNA_DTYPE_F32> a = {(const char *)dy, dy_stride, N}, b = {(const char *)x, x_stride, K};
-        return launch_gemm<true>(c, a, b, output{dw, K, 1}, N, K, rows);
+        return launch_gemm<PUNA_DTYPE_F32>(c, a, b, output{dw, K, 1}, N, K, rows);
     });
 }

@@ -1,5 +1,5 @@
 /*
- * The tensor cores, at the precision of F32: mma.sync.m16n8k8 multiplies TF32 numbers, which have 11 of F32's 24 significant bits.
+ * The tensor cores at the precision of F32: mma.sync.m16n8k8 multiplies TF32 numbers, which have 11 of F32's 24 significant bits.
  * A number is split into the nearest TF32 and the nearest TF32 of the rest, 22 bits in all, and of the four products
  * the one of the two rests is left out. F16 and BF16 numbers are TF32 numbers as they are and need no rest.
  *
@@ -7,6 +7,10 @@
  *   a (16, 8)  a[0] = (g, t)   a[1] = (g + 8, t)   a[2] = (g, t + 4)   a[3] = (g + 8, t + 4)
  *   b (8, 8)   b[0] = (t, g)   b[1] = (t + 4, g)                                                     (k, n)
  *   c (16, 8)  c[0] = (g, 2 t)   c[1] = (g, 2 t + 1)   c[2] = (g + 8, 2 t)   c[3] = (g + 8, 2 t + 1)
+ *
+ * And at that of BF16: mma.sync.m16n8k16, of whose operands a register holds two numbers side by side in k, the first in its low half:
+ *   a (16, 16)  a[0] = (g, 2 t)   a[1] = (g + 8, 2 t)   a[2] = (g, 2 t + 8)   a[3] = (g + 8, 2 t + 8)
+ *   b (16, 8)   b[0] = (2 t, g)   b[1] = (2 t + 8, g)                                                (k, n)
  */
 #ifndef PUNA_CUDA_MMA_CUH
 #define PUNA_CUDA_MMA_CUH
@@ -41,6 +45,27 @@ __device__ inline void mma_tf32(float c[4], const uint32_t a[4], const uint32_t 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
     emulated_mma_tf32(c, a, b);
+#endif
+}
+
+/* Two numbers rounded to the nearest BF16, ties to even. */
+__device__ inline uint32_t bf16_pair(float low, float high) {
+#if defined(__CUDACC__)
+    uint32_t bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+#else
+    return emulated_bf16(low) | emulated_bf16(high) << 16;
+#endif
+}
+
+__device__ inline void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+#if defined(__CUDACC__)
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    emulated_mma_bf16(c, a, b);
 #endif
 }
 

@@ -143,11 +143,18 @@ enum {
     PUNA_ISA_DOTPROD = 6    /* aarch64: NEON with dot products of bytes (Armv8.2), the baseline's bits              */
 };
 
+enum {
+    PUNA_PRECISION_F32 = 0, /* products are as exact as F32's                                                       */
+    PUNA_PRECISION_BF16 = 1 /* matrix products of more than eight rows, and all of their backward passes, round both
+                               operands to BF16, ties to even; sums stay F32. Not those of PUNA_ACTIVATIONS_INT8 and _INT16. */
+};
+
 typedef struct puna_context_options {
     int32_t backend; /* PUNA_BACKEND_*                                                                              */
     int32_t device;  /* ordinal of the device within the backend; 0 for the CPU                                     */
     int32_t threads; /* CPU: threads that compute, the caller included, 1 to 1024; 0: as many as this process may use */
     int32_t isa;     /* CPU: PUNA_ISA_*                                                                             */
+    int32_t precision; /* CUDA: PUNA_PRECISION_*                                                                    */
 } puna_context_options;
 
 /*
@@ -196,6 +203,9 @@ PUNA_API puna_status puna_memory_free(puna_context *context, void *memory);
  * through pinned memory, one piece being read while the one before travels. The two may not overlap.
  */
 PUNA_API puna_status puna_memory_copy(puna_context *context, void *to, const void *from, int64_t bytes);
+
+/* Sets bytes of this context's device memory to zero, in the order of the context's calls. */
+PUNA_API puna_status puna_memory_clear(puna_context *context, void *memory, int64_t bytes);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Rows
@@ -603,7 +613,7 @@ PUNA_API puna_status puna_recording_replay(puna_context *recording, const puna_k
 #endif
 #ifdef PUNA_STATIC_ASSERT
 #include <stddef.h>
-PUNA_STATIC_ASSERT(sizeof(puna_context_options) == 16, "puna_context_options");
+PUNA_STATIC_ASSERT(sizeof(puna_context_options) == 20, "puna_context_options");
 PUNA_STATIC_ASSERT(sizeof(puna_matmul_product) == 24, "puna_matmul_product");
 PUNA_STATIC_ASSERT(offsetof(puna_matmul_product, w_dtype) == 16, "puna_matmul_product");
 PUNA_STATIC_ASSERT(sizeof(puna_kv_sequence) == 32, "puna_kv_sequence");

@@ -50,7 +50,12 @@ static puna_status check_options(const puna_context_options *options) {
         return puna_fail(invalid, "puna_context_create: backend is %d, expected 0 (CPU) or 1 (CUDA)", options->backend);
     if (options->device < 0)
         return puna_fail(invalid, "puna_context_create: device is %d, expected at least 0", options->device);
+    if (options->precision != PUNA_PRECISION_F32 && options->precision != PUNA_PRECISION_BF16)
+        return puna_fail(invalid, "puna_context_create: precision is %d, expected 0 (F32) or 1 (BF16)", options->precision);
     if (options->backend == PUNA_BACKEND_CUDA) return PUNA_STATUS_OK;
+    if (options->precision != PUNA_PRECISION_F32)
+        return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: precision is %d, but the CPU computes in F32 alone",
+                         options->precision);
     if (options->device > 0)
         return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: device is %d, but the CPU is one device, 0",
                          options->device);

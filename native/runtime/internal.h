@@ -125,6 +125,7 @@ struct puna_backend {
     puna_status (*release)(puna_context *, void *memory);
     /* Which sides are the device's; at least one is. */
     puna_status (*copy)(puna_context *, void *to, bool to_device, const void *from, bool from_device, int64_t bytes);
+    puna_status (*clear)(puna_context *, void *memory, int64_t bytes);
     puna_status (*record)(puna_context *parent, puna_context **recording);
     puna_status (*end)(puna_context *recording);
     puna_status (*replay)(puna_context *recording, const puna_kv_sequence *sequences, int32_t count);

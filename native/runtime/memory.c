@@ -168,3 +168,14 @@ puna_status puna_memory_copy(puna_context *context, void *to, const void *from, 
     if (high - low < (uintptr_t)bytes) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: to overlaps from", op);
     return context->backend->copy(context, to, to_place == DEVICE, from, from_place == DEVICE, bytes);
 }
+
+puna_status puna_memory_clear(puna_context *context, void *memory, int64_t bytes) {
+    const char *op = "puna_memory_clear";
+    if (context == NULL) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: context is null", op);
+    if (bytes < 0) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: bytes is %" PRId64 ", expected at least 0", op, bytes);
+    puna_status status = check_own_memory(op, context);
+    if (status != PUNA_STATUS_OK || bytes == 0) return status;
+    if (memory == NULL) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: memory is null", op);
+    status = puna_check_place(context, op, "memory", memory, bytes);
+    return status != PUNA_STATUS_OK ? status : context->backend->clear(context, memory, bytes);
+}

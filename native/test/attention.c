@@ -295,7 +295,7 @@ void test_attention_cuts(void) {
     static const int32_t threads[] = {1, 5};
     for (int i = 0; i < TEST_COUNT(isas); i++) {
         for (int t = 0; t < TEST_COUNT(threads); t++) {
-            puna_context_options options = {PUNA_BACKEND_CPU, 0, threads[t], isas[i]};
+            puna_context_options options = {PUNA_BACKEND_CPU, 0, threads[t], isas[i], PUNA_PRECISION_F32};
             puna_context *context;
             if (puna_context_create(&options, NULL, &context) == PUNA_STATUS_UNSUPPORTED) continue;
             test_case("isa %d, %d threads", isas[i], threads[t]);

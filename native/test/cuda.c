@@ -5,6 +5,7 @@
 #include "test.h"
 
 #include "../cuda/attention_plan.h"
+#include "blocks.h"
 
 #include <stdlib.h>
 
@@ -30,7 +31,7 @@ static void plans(void) {
 
 /* context stays null, and the sentence has the words. */
 static void refused(const char *library, int32_t device, const char *words) {
-    puna_context_options options = {PUNA_BACKEND_CUDA, device, 0, 0};
+    puna_context_options options = {PUNA_BACKEND_CUDA, device, 0, 0, PUNA_PRECISION_F32};
     puna_context *context = NULL;
     puna_status status = puna_context_create(&options, library, &context);
     CHECK(status == PUNA_STATUS_UNSUPPORTED && context == NULL, "%s: status %d", words, status);
@@ -48,7 +49,7 @@ static void no_library(void) {
 
 /* Memory of one place where that of another is wanted is refused, and nothing is touched. */
 static void places(puna_context *context) {
-    puna_context_options cpu_options = {PUNA_BACKEND_CPU, 0, 1, 0};
+    puna_context_options cpu_options = {PUNA_BACKEND_CPU, 0, 1, 0, PUNA_PRECISION_F32};
     puna_context *cpu, *other;
     float host[64] = {1, 2, 3}, back[64];
     void *device = NULL, *elsewhere = NULL;
@@ -71,6 +72,9 @@ static void places(puna_context *context) {
     CHECK(puna_argmax_forward(context, &index, on, 1, 64) == PUNA_STATUS_OK && index == 2, "%s", test_last_error());
     CHECK(puna_add_forward(context, on, on + 32, 32) == PUNA_STATUS_OK, "%s", test_last_error());
     CHECK(puna_memory_copy(context, back, on, sizeof back) == PUNA_STATUS_OK && memcmp(back, host, sizeof host) == 0, "what came back");
+    CHECK(puna_memory_clear(context, on + 1, 4) == PUNA_STATUS_OK && puna_memory_copy(context, back, on, 12) == PUNA_STATUS_OK &&
+          back[0] == 1 && back[1] == 0 && back[2] == 3, "a number cleared among others: %g %g %g", (double)back[0], (double)back[1],
+          (double)back[2]);
 
     test_case("memory");
     CHECK(puna_memory_allocate(cpu, 4, &elsewhere) == PUNA_STATUS_UNSUPPORTED, "a CPU's");
@@ -91,6 +95,11 @@ static void places(puna_context *context) {
     CHECK(puna_memory_copy(context, on, off, 4) == INVALID, "from another context");
     CHECK(puna_memory_copy(context, on, NULL, 4) == INVALID && puna_memory_copy(context, on, host, -1) == INVALID, "nothing");
     CHECK(puna_memory_copy(context, NULL, NULL, 0) == PUNA_STATUS_OK, "no bytes");
+    CHECK(puna_memory_clear(cpu, host, 4) == PUNA_STATUS_UNSUPPORTED, "clear on a CPU");
+    CHECK(puna_memory_clear(context, host, 4) == INVALID && puna_memory_clear(context, off, 4) == INVALID &&
+          puna_memory_clear(context, on, sizeof host + 1) == INVALID && puna_memory_clear(context, NULL, 4) == INVALID &&
+          puna_memory_clear(context, on, -1) == INVALID && puna_memory_clear(NULL, on, 4) == INVALID, "clear what it may not");
+    CHECK(puna_memory_clear(context, NULL, 0) == PUNA_STATUS_OK, "clear no bytes");
     CHECK(puna_memory_free(context, host) == INVALID && puna_memory_free(context, on + 1) == INVALID &&
           puna_memory_free(other, on) == INVALID, "what was not allocated");
     CHECK(puna_memory_free(context, on) == PUNA_STATUS_OK && puna_memory_free(context, on) == INVALID, "twice");
@@ -201,7 +210,8 @@ static void recordings(puna_context *context) {
     CHECK(puna_recording_begin(context, &recording) == PUNA_STATUS_OK, "%s", test_last_error());
     CHECK(puna_recording_begin(recording, &other) == UNSUPPORTED && other == NULL, "a recording of a recording");
     CHECK(puna_memory_allocate(recording, 4, &memory) == UNSUPPORTED && puna_memory_copy(recording, arrays, host, 4) == UNSUPPORTED &&
-          puna_memory_free(recording, arrays) == INVALID && memory == NULL, "memory of a recording");
+          puna_memory_clear(recording, arrays, 4) == UNSUPPORTED && puna_memory_free(recording, arrays) == INVALID && memory == NULL,
+          "memory of a recording");
     CHECK(puna_argmax_forward(recording, &index, arrays, 1, 8) == UNSUPPORTED &&
           strstr(test_last_error(), "puna_argmax_forward: cannot be recorded") != NULL, "%s", test_last_error());
     puna_context_destroy(recording); /* in the middle */
@@ -221,6 +231,107 @@ static void recordings(puna_context *context) {
     puna_context_destroy(recording);
     for (int i = 0; i < 4; i++) puna_memory_free(context, caches[i]);
     puna_memory_free(context, arrays);
+}
+
+/* To nearest, ties to even, by another way than the kernels': 8 significant bits, and no subnormal occurs. */
+static float bf16(float value) {
+    int exponent;
+    double fraction = frexp(value, &exponent);
+    return (float)ldexp(nearbyint(ldexp(fraction, 8)), exponent - 8);
+}
+
+/* out[i, j] = sum over k of a[i, k] * b[j, k], of the numbers as they are and rounded. */
+static void naive(double *exact, double *rounded, const float *a, const float *b, int64_t a_row, int64_t a_k, int64_t b_row, int64_t b_k,
+                  int64_t M, int64_t N, int64_t K) {
+    for (int64_t i = 0; i < M; i++)
+        for (int64_t j = 0; j < N; j++) {
+            double sum = 0, sum_rounded = 0;
+            for (int64_t k = 0; k < K; k++) {
+                float x = a[i * a_row + k * a_k], y = b[j * b_row + k * b_k];
+                sum += (double)x * y;
+                sum_rounded += (double)bf16(x) * bf16(y);
+            }
+            exact[i * N + j] = sum;
+            rounded[i * N + j] = sum_rounded;
+        }
+}
+
+/*
+ * Got against the exact numbers: at most k times as far off as the naive computation; and as near to that one as F32 sums are, which
+ * says that operands were rounded, once, and nothing else.
+ */
+static void held(const char *name, const float *got, const double *exact, const double *rounded, int64_t n, double k) {
+    double off = 0, naive_off = 0, apart = 0, size = 0;
+    for (int64_t i = 0; i < n; i++) {
+        off += (got[i] - exact[i]) * (got[i] - exact[i]);
+        naive_off += (rounded[i] - exact[i]) * (rounded[i] - exact[i]);
+        apart = fmax(apart, fabs(got[i] - rounded[i]));
+        size = fmax(size, fabs(exact[i]));
+    }
+    CHECK(sqrt(off) <= k * sqrt(naive_off), "%s: off by %g, a naive computation by %g", name, sqrt(off), sqrt(naive_off));
+    CHECK(apart < 1e-5 * size, "%s: %g from the rounded operands' product, of %g", name, apart, size);
+    CHECK(sqrt(naive_off) > 1e-4 * size, "%s: rounding shows nothing", name);
+}
+
+/* Products of a context that rounds operands to BF16, tiles and their edges. */
+static void low_precision(void) {
+    enum { ROWS = 75, N = 139, K = 197, MOST = N * K };
+    puna_context_options options = {PUNA_BACKEND_CUDA, 0, 0, 0, PUNA_PRECISION_BF16};
+    puna_context *context;
+    char line[256];
+    test_case("BF16");
+    if (!CHECK(puna_context_create(&options, test_cuda_library, &context) == PUNA_STATUS_OK, "%s", test_last_error())) return;
+    puna_context_describe(context, line, sizeof line);
+    CHECK(strstr(line, "BF16") != NULL, "'%s'", line);
+    static float x[ROWS * K], w[N * K], dy[ROWS * N], got[MOST];
+    static double exact[MOST], rounded[MOST];
+    uint32_t state = 1;
+    float *const arrays[] = {x, w, dy};
+    const int64_t counts[] = {ROWS * K, N * K, ROWS * N};
+    float *on[4] = {NULL};
+    for (int i = 0; i < 3; i++) {
+        for (int64_t j = 0; j < counts[i]; j++) {
+            state = state * 1664525 + 1013904223;
+            arrays[i][j] = (float)(int32_t)state * 0x1p-31f;
+        }
+        CHECK(puna_memory_allocate(context, counts[i] * 4, (void **)&on[i]) == PUNA_STATUS_OK &&
+              puna_memory_copy(context, on[i], arrays[i], counts[i] * 4) == PUNA_STATUS_OK, "%s", test_last_error());
+    }
+    CHECK(puna_memory_allocate(context, MOST * 4, (void **)&on[3]) == PUNA_STATUS_OK, "%s", test_last_error());
+
+    puna_matmul_product product = {N, N, PUNA_DTYPE_F32, 0};
+    CHECK(puna_matmul_forward(context, &product, 1, on[3], on[1], NULL, NULL, NULL, NULL, on[0], K, ROWS, K, PUNA_ACTIVATIONS_F32, NULL,
+                              0) == PUNA_STATUS_OK && puna_memory_copy(context, got, on[3], ROWS * N * 4) == PUNA_STATUS_OK, "%s",
+          test_last_error());
+    naive(exact, rounded, x, w, K, 1, K, 1, ROWS, N, K);
+    held("forward", got, exact, rounded, ROWS * N, 2);
+    CHECK(puna_matmul_input_backward(context, on[3], K, on[1], PUNA_DTYPE_F32, on[2], N, ROWS, N, K, 0, NULL, 0) == PUNA_STATUS_OK &&
+          puna_memory_copy(context, got, on[3], ROWS * K * 4) == PUNA_STATUS_OK, "%s", test_last_error());
+    naive(exact, rounded, dy, w, N, 1, 1, K, ROWS, K, N);
+    held("input backward", got, exact, rounded, ROWS * K, 3);
+    CHECK(puna_memory_clear(context, on[3], MOST * 4) == PUNA_STATUS_OK &&
+          puna_matmul_weight_backward(context, on[3], on[0], K, on[2], N, ROWS, N, K, NULL, 0) == PUNA_STATUS_OK &&
+          puna_memory_copy(context, got, on[3], MOST * 4) == PUNA_STATUS_OK, "%s", test_last_error());
+    naive(exact, rounded, dy, x, 1, N, 1, K, N, K, ROWS);
+    held("weight backward", got, exact, rounded, MOST, 3);
+
+    /* Weights that are no F32 numbers are decoded and rounded alike; few rows are not rounded. */
+    static uint16_t halves[N * K];
+    for (int i = 0; i < N * K; i++) halves[i] = puna_f32_to_f16(w[i]), w[i] = puna_f16_to_f32(halves[i]);
+    product.w_dtype = PUNA_DTYPE_F16;
+    CHECK(puna_memory_copy(context, on[1], halves, sizeof halves) == PUNA_STATUS_OK &&
+          puna_matmul_forward(context, &product, 1, on[3], on[1], NULL, NULL, NULL, NULL, on[0], K, ROWS, K, PUNA_ACTIVATIONS_F32, NULL,
+                              0) == PUNA_STATUS_OK && puna_memory_copy(context, got, on[3], ROWS * N * 4) == PUNA_STATUS_OK, "%s",
+          test_last_error());
+    naive(exact, rounded, x, w, K, 1, K, 1, ROWS, N, K);
+    held("F16 weights", got, exact, rounded, ROWS * N, 2);
+    CHECK(puna_matmul_forward(context, &product, 1, on[3], on[1], NULL, NULL, NULL, NULL, on[0], K, 8, K, PUNA_ACTIVATIONS_F32, NULL,
+                              0) == PUNA_STATUS_OK && puna_memory_copy(context, got, on[3], 8 * N * 4) == PUNA_STATUS_OK, "%s",
+          test_last_error());
+    for (int i = 0; i < 8 * N; i++)
+        if (!CHECK(fabs(got[i] - exact[i]) < 1e-5, "few rows: %g, expected %g", (double)got[i], exact[i])) break;
+    for (int i = 0; i < 4; i++) CHECK(puna_memory_free(context, on[i]) == PUNA_STATUS_OK, "%s", test_last_error());
+    puna_context_destroy(context);
 }
 
 static void faults(puna_context *context) {
@@ -265,6 +376,7 @@ void test_cuda(void) {
     CHECK(strncmp(line, "cuda:0 ", 7) == 0, "'%s'", line);
     places(context);
     many_rows(context);
+    low_precision();
     recordings(context);
     if (strstr(line, "emulated") != NULL) faults(context);
     puna_context_destroy(context);

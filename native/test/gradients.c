@@ -253,7 +253,7 @@ static const gradient gradients[] = {
 };
 
 void test_gradients(void) {
-    puna_context_options options = {PUNA_BACKEND_CPU, 0, 1, PUNA_ISA_REFERENCE};
+    puna_context_options options = {PUNA_BACKEND_CPU, 0, 1, PUNA_ISA_REFERENCE, PUNA_PRECISION_F32};
     puna_context *context;
     test_case("a context");
     if (!CHECK(puna_context_create(&options, NULL, &context) == PUNA_STATUS_OK, "%s", test_last_error())) return;

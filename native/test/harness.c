@@ -245,7 +245,7 @@ static backend backends[20];
 static int backend_count;
 
 static void open_backend(int32_t isa, int32_t threads) {
-    puna_context_options options = {PUNA_BACKEND_CPU, 0, threads, isa};
+    puna_context_options options = {PUNA_BACKEND_CPU, 0, threads, isa, PUNA_PRECISION_F32};
     backend *b = &backends[backend_count];
     puna_status status = puna_context_create(&options, NULL, &b->context);
     if (status == PUNA_STATUS_UNSUPPORTED) return; /* this processor lacks it */
@@ -262,7 +262,7 @@ static void open_backend(int32_t isa, int32_t threads) {
 const char *test_cuda_library;
 
 puna_status test_open_cuda(puna_context **context) {
-    puna_context_options options = {PUNA_BACKEND_CUDA, 0, 0, PUNA_ISA_AUTO};
+    puna_context_options options = {PUNA_BACKEND_CUDA, 0, 0, PUNA_ISA_AUTO, PUNA_PRECISION_F32};
     return puna_context_create(&options, test_cuda_library, context);
 }
 

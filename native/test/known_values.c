@@ -183,7 +183,7 @@ static void rows_alone(puna_context *c) {
 
 void test_known_values(void) {
     for (int32_t isa = PUNA_ISA_REFERENCE; isa <= PUNA_ISA_DOTPROD; isa++) {
-        puna_context_options options = {PUNA_BACKEND_CPU, 0, 2, isa};
+        puna_context_options options = {PUNA_BACKEND_CPU, 0, 2, isa, PUNA_PRECISION_F32};
         puna_context *context;
         if (puna_context_create(&options, NULL, &context) != PUNA_STATUS_OK) continue; /* not on this processor */
         const struct {

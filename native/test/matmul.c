@@ -211,7 +211,7 @@ void test_matmul_rows(void) {
     float *y = malloc(MOST_ROWS * N * 4), *alone = malloc(MOST_ROWS * N * 4);
     float *baseline = malloc(TEST_COUNT(sizes) * KINDS * MOST_ROWS * N * 4);
     for (int i = 0; i < TEST_COUNT(isas); i++) {
-        puna_context_options options = {PUNA_BACKEND_CPU, 0, 2, isas[i]};
+        puna_context_options options = {PUNA_BACKEND_CPU, 0, 2, isas[i], PUNA_PRECISION_F32};
         puna_context *context;
         if (puna_context_create(&options, NULL, &context) == PUNA_STATUS_UNSUPPORTED) continue;
         for (int32_t s = 0; s < KINDS * TEST_COUNT(sizes); s++) { /* every type, then the block types with integers */

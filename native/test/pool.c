@@ -17,7 +17,7 @@
 #endif
 
 static puna_context *open_context(int32_t threads) {
-    puna_context_options options = {PUNA_BACKEND_CPU, 0, threads, PUNA_ISA_BASELINE};
+    puna_context_options options = {PUNA_BACKEND_CPU, 0, threads, PUNA_ISA_BASELINE, PUNA_PRECISION_F32};
     puna_context *context = NULL;
     CHECK(puna_context_create(&options, NULL, &context) == PUNA_STATUS_OK, "%s", test_last_error());
     return context;
@@ -186,7 +186,7 @@ static void no_threads_left(void) {
         setrlimit(RLIMIT_AS, &space);
         int64_t before = threads_of_process(); /* an emulator has its own                                                */
         puna_context *context = NULL;
-        puna_context_options options = {PUNA_BACKEND_CPU, 0, 1024, PUNA_ISA_BASELINE};
+        puna_context_options options = {PUNA_BACKEND_CPU, 0, 1024, PUNA_ISA_BASELINE, PUNA_PRECISION_F32};
         for (int i = 0; i < 3; i++) {
             if (puna_context_create(&options, NULL, &context) != PUNA_STATUS_OUT_OF_MEMORY || context != NULL) _exit(1);
             if (strstr(test_last_error(), "puna_context_create: worker thread ") == NULL) _exit(2);

@@ -421,7 +421,7 @@ static void odd_but_valid(void) {
 }
 
 void test_refusals(void) {
-    puna_context_options options = {PUNA_BACKEND_CPU, 0, 1, PUNA_ISA_AUTO};
+    puna_context_options options = {PUNA_BACKEND_CPU, 0, 1, PUNA_ISA_AUTO, PUNA_PRECISION_F32};
     test_case("a context");
     if (!CHECK(puna_context_create(&options, NULL, &context) == PUNA_STATUS_OK, "%s", test_last_error())) return;
     rows();

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 static puna_status create(int32_t backend, int32_t device, int32_t threads, int32_t isa, puna_context **context) {
-    puna_context_options options = {backend, device, threads, isa};
+    puna_context_options options = {backend, device, threads, isa, PUNA_PRECISION_F32};
     return puna_context_create(&options, NULL, context);
 }
 
@@ -108,7 +108,12 @@ static void contexts(void) {
         CHECK(status == PUNA_STATUS_INVALID_ARGUMENT && context == NULL, "%s: status %d", bad[i].sentence, status);
         CHECK(strcmp(test_last_error(), bad[i].sentence) == 0, "'%s', expected '%s'", test_last_error(), bad[i].sentence);
     }
-    puna_context_options options = {0, 0, 1, 0};
+    puna_context_options options = {0, 0, 1, 0, PUNA_PRECISION_F32};
+    options.precision = PUNA_PRECISION_BF16;
+    CHECK(puna_context_create(&options, NULL, &context) == PUNA_STATUS_UNSUPPORTED && context == NULL, "BF16 on a CPU");
+    options.precision = 2;
+    CHECK(puna_context_create(&options, NULL, &context) == PUNA_STATUS_INVALID_ARGUMENT && context == NULL &&
+          strcmp(test_last_error(), "puna_context_create: precision is 2, expected 0 (F32) or 1 (BF16)") == 0, "'%s'", test_last_error());
     CHECK(puna_context_create(NULL, NULL, &context) == PUNA_STATUS_INVALID_ARGUMENT, "options null");
     CHECK(puna_context_create(&options, NULL, NULL) == PUNA_STATUS_INVALID_ARGUMENT, "context null");
 }

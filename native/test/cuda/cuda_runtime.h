@@ -6,9 +6,10 @@
  * that need two orders at once, wrong fragments of instructions that emulation.cpp misunderstands alike.
  *
  * The threads of a block are fibers, switched where they meet: barriers, shuffles, tensor-core products. Warps run one after
- * another between barriers, every second block from the last to the first. What a stream captures is a list of launches. Device memory ends where an unreadable page begins and is
- * itself unreadable unless a kernel or a copy runs. PUNA_EMULATED_FAULT makes calls fail: no-driver, old-driver, no-device, memory (all
- * allocations from then on), illegal-address (launches).
+ * another between barriers, every second block from the last to the first. What a stream captures is a list of launches. Device
+ * memory ends where an unreadable page begins, is itself unreadable unless a kernel or a copy runs, and holds no numbers before it is
+ * written (its first MiB). PUNA_EMULATED_FAULT makes calls fail: no-driver, old-driver, no-device, memory (all allocations from then
+ * on), illegal-address (launches).
  */
 #ifndef PUNA_EMULATED_CUDA_RUNTIME_H
 #define PUNA_EMULATED_CUDA_RUNTIME_H
@@ -53,6 +54,8 @@ template <class T> T __shfl_sync(unsigned, T value, int from) { return emulated_
 template <class T> T __shfl_xor_sync(unsigned, T value, int mask) { return emulated_shuffle(value, (int)(threadIdx.x % 32) ^ mask); }
 uint32_t emulated_nearest_tf32(float value);
 void emulated_mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2]);
+uint32_t emulated_bf16(float value);
+void emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]);
 
 /* ------------------------------------------------- the runtime ------------------------------------------------------- */
 
@@ -90,6 +93,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
+cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream);
 const char *cudaGetErrorName(cudaError_t error);
 inline const char *cudaGetErrorString(cudaError_t) { return "an emulated fault"; }
 

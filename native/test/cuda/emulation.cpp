@@ -56,6 +56,10 @@ cudaError_t cudaMalloc(void **memory, size_t bytes) {
     if (fault("memory") || bytes > free_now()) return last_error = cudaErrorMemoryAllocation;
     void *start = mmap(nullptr, body + page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (start == MAP_FAILED) return last_error = cudaErrorMemoryAllocation;
+    size_t filled = std::min(body, (size_t)1 << 20);
+    mprotect(start, filled, PROT_READ | PROT_WRITE);
+    memset(start, 0xFF, filled); /* NaN: what is read must have been written */
+    mprotect(start, filled, PROT_NONE);
     *memory = (char *)start + body - bytes; /* less aligned than a device's: reads by 16 bytes must look */
     memory_map[*memory] = {(char *)start, bytes, body + page()};
     allocated += bytes;
@@ -81,6 +85,12 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
     device_use use;
     memcpy(to, from, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t) {
+    device_use use;
+    memset(memory, value, bytes);
     return cudaSuccess;
 }
 
@@ -333,5 +343,31 @@ void emulated_mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2]) {
     for (int i = 0; i < 4; i++) {
         int row = lane / 4 + (i >= 2 ? 8 : 0), column = lane % 4 * 2 + i % 2;
         for (int k = 0; k < 8; k++) c[i] += a_at(row, k) * b_at(k, column);
+    }
+}
+
+/* To nearest, ties to even, as cvt.rn. */
+uint32_t emulated_bf16(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return value != value ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+}
+
+/* As above, by "Matrix fragments for mma.m16n8k16 with floating point type". */
+void emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+    uint32_t words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    int lane = current % 32;
+    uint32_t(*warp)[6] = hand_over(words, 6);
+    auto number = [](uint32_t pair, int k) {
+        uint32_t bits = k % 2 == 0 ? pair << 16 : pair & 0xFFFF0000;
+        float value;
+        memcpy(&value, &bits, 4);
+        return value;
+    };
+    auto a_at = [&](int row, int k) { return number(warp[row % 8 * 4 + k % 8 / 2][(row >= 8) + 2 * (k >= 8)], k); };
+    auto b_at = [&](int k, int column) { return number(warp[column * 4 + k % 8 / 2][4 + (k >= 8)], k); };
+    for (int i = 0; i < 4; i++) {
+        int row = lane / 4 + (i >= 2 ? 8 : 0), column = lane % 4 * 2 + i % 2;
+        for (int k = 0; k < 16; k++) c[i] += a_at(row, k) * b_at(k, column);
     }
 }

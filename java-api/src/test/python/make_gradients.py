@@ -4,7 +4,8 @@
                                                 large for its gradient to be kept: of that, sketches are
 
 Needs numpy, torch, transformers, safetensors, and the models that make_models.py made. For each case OUT/gradients/CASE.safetensors holds
-the gradient of every tensor, as F32, and CASE.json the batch, its mean loss and the loss before each step of training on that batch.
+the gradient of every tensor, as F32, and CASE.json the batch, its mean loss and the loss before each step of training on that batch,
+and how far off every gradient is when PyTorch's autocast computes products in BF16.
 """
 import os
 import sys
@@ -42,6 +43,12 @@ def case(folder, seed):
     loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
 
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss_of(model, ids, targets).backward()
+    bf16_errors = {name: float("%.3g" % ((p.grad - gradients[name]).norm() / gradients[name].norm()))
+                   for name, p in model.named_parameters()}
+
     matrices = [p for p in model.parameters() if p.dim() > 1]
     norms = [p for p in model.parameters() if p.dim() == 1]
     optimizer = torch.optim.AdamW([{"params": matrices}, {"params": norms, "weight_decay": 0.0}], **ADAMW)
@@ -54,9 +61,11 @@ def case(folder, seed):
         optimizer.step()
         losses.append(step.item())
     expected = {"note": "mean loss in nats over targets that are not -1, and before each step of AdamW on this batch: rate 1e-3, betas "
-                        "0.9 and 0.95, eps 1e-8, decay 0.1 of matrices alone, gradient clipped at norm 1.",
+                        "0.9 and 0.95, eps 1e-8, decay 0.1 of matrices alone, gradient clipped at norm 1. bf16_errors: length of the difference over that of the "
+                        "gradient.",
                 "versions": reference.versions(), "ids": ids.tolist(),
-                "targets": torch.where(targets == -100, -1, targets).tolist(), "loss": loss.item(), "losses": losses}
+                "targets": torch.where(targets == -100, -1, targets).tolist(), "loss": loss.item(), "losses": losses,
+                "bf16_errors": bf16_errors}
     return gradients, expected
 
 

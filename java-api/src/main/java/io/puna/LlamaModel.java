@@ -121,8 +121,8 @@ public final class LlamaModel implements AutoCloseable {
             host = alone ? device : options.threads() == 0 ? Device.cpu() : Device.cpu(options.threads());
             device = device == null ? host : device;
             if (options.adapter() != null) {
-                try (LoraAdapter adapter = LoraAdapter.open(options.adapter(), config)) {
-                    weights = adapter.merge(host, weights, config.ropeLayout(), merged);
+                try (LoraAdapter adapter = LoraAdapter.open(host, options.adapter(), config)) {
+                    weights = adapter.merge(weights, config.ropeLayout(), merged);
                 }
             }
             if (copied) {

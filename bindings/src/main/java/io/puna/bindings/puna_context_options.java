@@ -19,6 +19,7 @@ import static java.lang.foreign.MemoryLayout.PathElement.*;
  *     int32_t device;
  *     int32_t threads;
  *     int32_t isa;
+ *     int32_t precision;
  * }
  * }
  */
@@ -32,7 +33,8 @@ public class puna_context_options {
         puna_h.C_INT.withName("backend"),
         puna_h.C_INT.withName("device"),
         puna_h.C_INT.withName("threads"),
-        puna_h.C_INT.withName("isa")
+        puna_h.C_INT.withName("isa"),
+        puna_h.C_INT.withName("precision")
     ).withName("puna_context_options");
 
     /**
@@ -216,6 +218,50 @@ public class puna_context_options {
      */
     public static void isa(MemorySegment struct, int fieldValue) {
         struct.set(isa$LAYOUT, isa$OFFSET, fieldValue);
+    }
+
+    private static final OfInt precision$LAYOUT = (OfInt)$LAYOUT.select(groupElement("precision"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int32_t precision
+     * }
+     */
+    public static final OfInt precision$layout() {
+        return precision$LAYOUT;
+    }
+
+    private static final long precision$OFFSET = $LAYOUT.byteOffset(groupElement("precision"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int32_t precision
+     * }
+     */
+    public static final long precision$offset() {
+        return precision$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int32_t precision
+     * }
+     */
+    public static int precision(MemorySegment struct) {
+        return struct.get(precision$LAYOUT, precision$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int32_t precision
+     * }
+     */
+    public static void precision(MemorySegment struct, int fieldValue) {
+        struct.set(precision$LAYOUT, precision$OFFSET, fieldValue);
     }
 
     /**

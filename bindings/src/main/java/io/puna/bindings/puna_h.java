@@ -520,6 +520,24 @@ public class puna_h extends puna_h$shared {
     public static int PUNA_ISA_DOTPROD() {
         return PUNA_ISA_DOTPROD;
     }
+    private static final int PUNA_PRECISION_F32 = (int)0L;
+    /**
+     * {@snippet lang=c :
+     * enum <anonymous>.PUNA_PRECISION_F32 = 0
+     * }
+     */
+    public static int PUNA_PRECISION_F32() {
+        return PUNA_PRECISION_F32;
+    }
+    private static final int PUNA_PRECISION_BF16 = (int)1L;
+    /**
+     * {@snippet lang=c :
+     * enum <anonymous>.PUNA_PRECISION_BF16 = 1
+     * }
+     */
+    public static int PUNA_PRECISION_BF16() {
+        return PUNA_PRECISION_BF16;
+    }
 
     private static class puna_context_create {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
@@ -945,6 +963,68 @@ public class puna_h extends puna_h$shared {
                 traceDowncall("puna_memory_copy", context, to, from, bytes);
             }
             return (int)mh$.invokeExact(context, to, from, bytes);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class puna_memory_clear {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            puna_h.C_INT,
+            puna_h.C_POINTER,
+            puna_h.C_POINTER,
+            puna_h.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("puna_memory_clear");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_clear(puna_context *context, void *memory, int64_t bytes)
+     * }
+     */
+    public static FunctionDescriptor puna_memory_clear$descriptor() {
+        return puna_memory_clear.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_clear(puna_context *context, void *memory, int64_t bytes)
+     * }
+     */
+    public static MethodHandle puna_memory_clear$handle() {
+        return puna_memory_clear.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * puna_status puna_memory_clear(puna_context *context, void *memory, int64_t bytes)
+     * }
+     */
+    public static MemorySegment puna_memory_clear$address() {
+        return puna_memory_clear.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * puna_status puna_memory_clear(puna_context *context, void *memory, int64_t bytes)
+     * }
+     */
+    public static int puna_memory_clear(MemorySegment context, MemorySegment memory, long bytes) {
+        var mh$ = puna_memory_clear.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("puna_memory_clear", context, memory, bytes);
+            }
+            return (int)mh$.invokeExact(context, memory, bytes);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {

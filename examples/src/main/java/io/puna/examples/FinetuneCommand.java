@@ -85,7 +85,7 @@ final class FinetuneCommand implements Callable<Integer> {
                     : fromItsBeginning(ChatBatches.read(validation, tokenizer, format, run.sequence(), run.seed()));
             try (Parameters weights = Parameters.copyOf(device, config, LlamaWeights.of(checkpoint, config));
                     LoraAdapter adapter = rank == 0 ? null
-                            : LoraAdapter.random(weights.config(), rank, alpha, EnumSet.copyOf(layers), run.seed());
+                            : LoraAdapter.random(device, weights.config(), rank, alpha, EnumSet.copyOf(layers), run.seed());
                     Trainer trainer = new Trainer(device, weights, adapter, source, options)) {
                 run.restore(trainer);
                 if (whole) {

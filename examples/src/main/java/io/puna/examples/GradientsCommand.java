@@ -46,8 +46,8 @@ final class GradientsCommand implements Callable<Integer> {
             description = "${COMPLETION-CANDIDATES}, which give the same bits. Default: ${DEFAULT-VALUE}.")
     private Recomputation recomputation;
 
-    @Option(names = "--threads", paramLabel = "N", description = "Threads that compute. Default: all that the process may use.")
-    private int threads;
+    @Mixin
+    private DeviceOptions device;
 
     @Option(names = "--json", description = "Print one JSON object.")
     private boolean json;
@@ -62,12 +62,11 @@ final class GradientsCommand implements Callable<Integer> {
         if (count < 1) {
             throw new IllegalArgumentException("--ids: expected two tokens or more, got " + ids.length);
         }
-        try (Checkpoint checkpoint = Checkpoint.open(model.get());
-                Device device = threads == 0 ? Device.cpu() : Device.cpu(threads)) {
+        try (Checkpoint checkpoint = Checkpoint.open(model.get()); Device computer = device.open()) {
             LlamaConfig config = LlamaConfig.of(checkpoint);
-            try (Parameters weights = Parameters.copyOf(device, config, LlamaWeights.of(checkpoint, config));
-                    Parameters gradient = Parameters.zeros(weights.config());
-                    LossGradient step = new LossGradient(device, weights.config(), recomputation, 1, count)) {
+            try (Parameters weights = Parameters.copyOf(computer, config, LlamaWeights.of(checkpoint, config));
+                    Parameters gradient = Parameters.zeros(computer, weights.config());
+                    LossGradient step = new LossGradient(computer, weights.config(), recomputation, 1, count)) {
                 double loss = step.accumulate(gradient, weights, Arrays.copyOf(ids, count), Arrays.copyOfRange(ids, 1, ids.length),
                         1f / count) / count;
                 if (out != null) {

@@ -8,16 +8,12 @@ import io.puna.tensor.DType;
 import io.puna.tensor.Device;
 import java.io.IOException;
 import java.nio.file.Path;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 
 /** What every command that computes takes beside a model, and models opened by it. */
 final class RunOptions {
-    @Option(names = "--threads", paramLabel = "N", description = "Threads that compute. Default: all that the process may use.")
-    private int threads;
-
     @Option(names = "--context", paramLabel = "N", description = "Most tokens of prompt and text together. Default: the model's own.")
     private int context;
 
@@ -34,9 +30,8 @@ final class RunOptions {
     @Option(names = "--adapter", paramLabel = "DIR", description = "A LoRA adapter in PEFT's layout, merged into the weights it changes.")
     private @Nullable Path adapter;
 
-    @Option(names = "--device", paramLabel = "cpu|cuda:N", defaultValue = "cpu",
-            description = "What computes: cpu, or a GPU as puna devices lists them. Default: ${DEFAULT-VALUE}.")
-    private String device;
+    @Mixin
+    private DeviceOptions device;
 
     @Option(names = "--gpu-layers", paramLabel = "N", defaultValue = "0",
             description = "How many layers the GPU computes, the last ones; the CPU computes the others. 0 for all. Default: ${DEFAULT-VALUE}.")
@@ -44,7 +39,7 @@ final class RunOptions {
 
     /** {@return the threads that will compute} */
     int threads() {
-        return threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
+        return device.threads();
     }
 
     DType cacheType() {
@@ -53,23 +48,12 @@ final class RunOptions {
 
     /** {@return what computes, which the caller closes after the models on it} */
     Device device() {
-        if (!device.equals("cpu")) {
-            return cuda(device);
-        }
-        return threads == 0 ? Device.cpu() : Device.cpu(threads);
+        return device.open();
     }
 
     LlamaModel open(Path path, Device device, LoadListener listener) throws IOException {
         ModelOptions options = ModelOptions.defaults().withDevice(device).withContextLength(context).withCacheType(cacheType)
-                .withActivations(activations).withDeviceLayers(gpuLayers).withThreads(threads);
+                .withActivations(activations).withDeviceLayers(gpuLayers).withThreads(threads());
         return LlamaModel.open(path, adapter == null ? options : options.withAdapter(adapter), listener);
-    }
-
-    private static Device cuda(String name) {
-        Matcher matcher = Pattern.compile("cuda(?::([0-9]{1,4}))?").matcher(name);
-        if (!matcher.matches()) {
-            throw new IllegalArgumentException("--device: expected cpu or cuda:N, got " + name);
-        }
-        return Device.cuda(matcher.group(1) == null ? 0 : Integer.parseInt(matcher.group(1)));
     }
 }

@@ -78,7 +78,7 @@ final class TrainCommand implements Callable<Integer> {
 
     private Parameters weights(Device device) throws IOException {
         if (start.config != null) {
-            return Parameters.random(LlamaConfig.read(start.config), run.seed());
+            return Parameters.random(device, LlamaConfig.read(start.config), run.seed());
         }
         try (Checkpoint checkpoint = Checkpoint.open(start.from)) {
             LlamaConfig config = LlamaConfig.of(checkpoint);

@@ -26,6 +26,7 @@ import java.util.Locale;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 
 /** What every command that trains takes, and its run: steps, evaluations, savings, and what is said of them. */
@@ -92,8 +93,8 @@ final class TrainingRun {
             description = "Of random weights and of the order of the data. Default: ${DEFAULT-VALUE}.")
     private long seed;
 
-    @Option(names = "--threads", paramLabel = "N", description = "Threads that compute. Default: all that the process may use.")
-    private int threads;
+    @Mixin
+    private DeviceOptions device;
 
     @Option(names = "--resume", description = "Go on with the run in OUT, given the same other options.")
     private boolean resume;
@@ -128,7 +129,7 @@ final class TrainingRun {
     }
 
     Device device() {
-        return threads == 0 ? Device.cpu() : Device.cpu(threads);
+        return device.open();
     }
 
     TrainingOptions options() {
@@ -254,20 +255,32 @@ final class TrainingRun {
         return (plan.forwardOperations() + plan.backwardOperations() / (adapter ? 2 : 1)) / ((double) batch * sequence);
     }
 
-    /** {@return the operations a second of the best of a few products that fit the caches} */
+    /** {@return the operations a second of the best of a few square products, large enough to take a millisecond} */
     private static double productRate(Device device) {
-        int size = 512;
+        int size = 128;
+        long best = productNanos(device, size);
+        while (best < 1_000_000 && size < 8192) {
+            size *= 2;
+            best = productNanos(device, size);
+        }
+        return 2.0 * size * size * size * 1e9 / best;
+    }
+
+    private static long productNanos(Device device, int size) {
         long best = Long.MAX_VALUE;
         try (Arena arena = Arena.ofConfined(); Workspace workspace = new Workspace()) {
-            Tensor x = Tensor.allocate(arena, DType.F32, Shape.of(size, size));
-            Tensor w = Tensor.allocate(arena, DType.F32, Shape.of(size, size));
-            Tensor y = Tensor.allocate(arena, DType.F32, Shape.of(size, size));
+            Tensor x = device.allocate(arena, DType.F32, Shape.of(size, size));
+            Tensor w = device.allocate(arena, DType.F32, Shape.of(size, size));
+            Tensor y = device.allocate(arena, DType.F32, Shape.of(size, size));
+            device.clear(x);
+            device.clear(w);
             for (int i = 0; i < 20; i++) {
                 long start = System.nanoTime();
                 MatMul.forward(device, workspace, y, x, w);
+                y.rows(0, 1).columns(0, 1).toFloatArray(); // waits for a device that works on its own
                 best = Math.min(best, System.nanoTime() - start);
             }
         }
-        return 2.0 * size * size * size * 1e9 / best;
+        return best;
     }
 }

@@ -16,6 +16,8 @@ import java.util.List;
 import java.util.Map;
 import java.util.SplittableRandom;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.DoubleStream;
+import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.condition.EnabledOnOs;
@@ -64,6 +66,51 @@ class TrainCommandTest {
 
     private static Run puna(List<Object> arguments) {
         return Run.puna(arguments.toArray());
+    }
+
+    /** On the emulated device of native/test/cuda, whose numbers are a GPU's. */
+    @Test
+    void trainsOnADeviceAsOnTheCpu() throws IOException {
+        Path library = Samples.repository().resolve("bindings/target/native/libpuna_cuda_emulated.so");
+        Assumptions.assumeTrue(Files.exists(library), "the native build found no C++ compiler");
+        System.setProperty("puna.cuda.library", library.toString());
+        try {
+            double[] losses = losses(List.of());
+            assertThat(losses(List.of("--device", "cuda:0"))).containsExactly(losses, within(1e-4));
+            assertThat(losses(List.of("--device", "cuda:0", "--precision", "bf16"))).containsExactly(losses, within(0.05))
+                    .isNotEqualTo(losses);
+            Path model = folder.resolve("on2");
+            List<Object> command = List.of("gradients", "--model", model, "--ids", "1,2,3,4,5,6,7,8,9,10,11,12", "--json");
+            double expected = puna(command).json().get("loss").doubleValue();
+            List<Object> there = new ArrayList<>(command);
+            there.addAll(List.of("--device", "cuda:0", "--out", folder.resolve("device.safetensors")));
+            assertThat(puna(there).json().get("loss").doubleValue()).isCloseTo(expected, within(1e-5));
+            assertThat(folder.resolve("device.safetensors")).isNotEmptyFile();
+        } finally {
+            System.clearProperty("puna.cuda.library");
+        }
+        Run bad = puna(train(folder.resolve("bad"), 1, "--precision", "bf16"));
+        assertThat(bad.code()).isEqualTo(ExitCode.USAGE);
+        assertThat(bad.err()).contains("--precision: expected f32 on the CPU, got BF16");
+    }
+
+    /** {@return the losses of a run that was stopped and taken up, and its evaluation} */
+    private static double[] losses(List<Object> device) throws IOException {
+        Path out = folder.resolve("on" + device.size());
+        Path log = folder.resolve("on" + device.size() + ".jsonl");
+        for (int run = 0; run < 2; run++) {
+            List<Object> arguments = train(out, 4, "--log", log, "--evaluation-batches", 1);
+            arguments.addAll(device);
+            if (run == 1) {
+                arguments.set(arguments.indexOf("--steps") + 1, 6L);
+                arguments.add("--resume");
+            }
+            Run done = puna(arguments);
+            assertThat(done.code()).as(done.err()).isZero();
+        }
+        List<JsonNode> lines = Files.readAllLines(log).stream().map(Samples::json).toList();
+        return DoubleStream.concat(lines.stream().mapToDouble(line -> line.get("loss").doubleValue()),
+                DoubleStream.of(lines.getLast().get("held_out_loss").doubleValue())).toArray();
     }
 
     @Test

@@ -1,10 +1,12 @@
 package io.puna.format;
 
 import com.fasterxml.jackson.core.JsonGenerator;
+import io.puna.tensor.Device;
 import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
@@ -75,10 +77,11 @@ public final class Safetensors implements AutoCloseable {
      * before is there still.
      *
      * @param file     what to make or replace; beside it a name with {@code .part} is used
-     * @param tensors  contiguous, of plain types, in the order in which they are to lie
+     * @param tensors  contiguous, of plain types, in the order in which they are to lie; those in a device's memory are copied from there
      * @param metadata texts about them
      * @throws IllegalArgumentException if a tensor has gaps or another type than F32, F16 or BF16
      * @throws IOException              if it cannot be written
+     * @throws RuntimeException         if a device that holds a tensor fails or is closed
      */
     public static void write(Path file, Map<String, Tensor> tensors, Map<String, String> metadata) throws IOException {
         byte[] header = header(tensors, metadata);
@@ -89,17 +92,37 @@ public final class Safetensors implements AutoCloseable {
                 put(channel, ByteBuffer.allocate(Long.BYTES).order(ByteOrder.LITTLE_ENDIAN).putLong(0, header.length));
                 put(channel, ByteBuffer.wrap(header));
                 for (Tensor tensor : tensors.values()) {
-                    MemorySegment bytes = tensor.segment();
-                    for (long from = 0; from < bytes.byteSize(); from += PIECE_BYTES) {
-                        put(channel, bytes.asSlice(from, Math.min(PIECE_BYTES, bytes.byteSize() - from)).asByteBuffer());
-                    }
+                    put(channel, tensor);
                 }
                 channel.force(true);
             }
             Files.move(unfinished, file, StandardCopyOption.REPLACE_EXISTING, StandardCopyOption.ATOMIC_MOVE);
+        } catch (RuntimeException e) {
+            Files.deleteIfExists(unfinished);
+            throw e;
         } catch (IOException e) {
             Files.deleteIfExists(unfinished);
             throw new IOException(file + ": could not be written, and is as it was before: " + e.getMessage(), e);
+        }
+    }
+
+    private static void put(FileChannel channel, Tensor tensor) throws IOException {
+        long elements = tensor.shape().elements();
+        Tensor flat = tensor.reshape(Shape.of(elements));
+        long step = PIECE_BYTES / tensor.dtype().blockBytes();
+        try (Arena scratch = Arena.ofConfined()) {
+            Device device = tensor.device();
+            MemorySegment staging = device == null ? MemorySegment.NULL
+                    : scratch.allocate(tensor.dtype().bytes(Math.min(step, elements)), ALIGNMENT);
+            for (long from = 0; from < elements; from += step) {
+                Tensor piece = flat.columns(from, Math.min(step, elements - from));
+                if (device != null) {
+                    Tensor there = piece;
+                    piece = Tensor.of(staging, there.dtype(), there.shape());
+                    device.copy(piece, there);
+                }
+                put(channel, piece.segment().asByteBuffer());
+            }
         }
     }
 

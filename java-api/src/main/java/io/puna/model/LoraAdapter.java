@@ -29,12 +29,13 @@ import java.util.Map;
 import java.util.Set;
 import java.util.SplittableRandom;
 import java.util.function.Predicate;
+import org.jspecify.annotations.Nullable;
 
 /**
  * A low-rank adapter (Hu et al. 2021): linear layers become {@code W + alpha / rank · B · A}, of which A (rank, K) and B (N, rank) are
  * trained. Read and written in the layout of Hugging Face's PEFT: {@code adapter_config.json} and {@code adapter_model.safetensors}.
  *
- * <p>Owns its memory until it is closed; all of A and B lie in one stretch of it. For use by one thread.
+ * <p>Owns its memory, which is that of a device, until it is closed; all of A and B lie in one stretch of it. For use by one thread.
  */
 public final class LoraAdapter implements AutoCloseable {
     private static final String CONFIG_FILE = "adapter_config.json";
@@ -111,6 +112,7 @@ public final class LoraAdapter implements AutoCloseable {
         }
     }
 
+    private final Device device;
     private final LlamaConfig config;
     private final int rank;
     private final double alpha;
@@ -119,8 +121,13 @@ public final class LoraAdapter implements AutoCloseable {
     private final Workspace workspace = new Workspace();
     private final Tensor all;
     private final List<Pair> pairs = new ArrayList<>();
+    /** {@code alpha / rank} on the diagonal: what scales an A or a B is a product with it, on whatever device. */
+    private final Tensor scale;
+    private final Tensor scaled; // an A or a B, times it
+    /** (rows, rank), for as many rows as there were at most. */
+    private @Nullable Tensor narrow;
 
-    private LoraAdapter(LlamaConfig config, int rank, double alpha, Set<Target> targets) {
+    private LoraAdapter(Device device, LlamaConfig config, int rank, double alpha, Set<Target> targets) {
         if (rank < 1 || rank > config.width()) {
             throw new IllegalArgumentException("rank: expected 1 to the model's width " + config.width() + ", got " + rank);
         }
@@ -130,15 +137,30 @@ public final class LoraAdapter implements AutoCloseable {
         if (targets.isEmpty()) {
             throw new IllegalArgumentException("targets: expected at least one layer, got none");
         }
+        this.device = device;
         this.config = config;
         this.rank = rank;
         this.alpha = alpha;
         this.targets = EnumSet.copyOf(targets);
         long count = 0;
+        long widest = 0;
         for (Target target : this.targets) {
             count += config.layers() * rank * (target.inputs(config) + target.outputs(config));
+            widest = Math.max(widest, Math.max(target.inputs(config), target.outputs(config)));
         }
-        all = Tensor.allocate(arena, DType.F32, Shape.of(count));
+        try {
+            all = device.allocate(arena, DType.F32, Shape.of(count));
+            scaled = device.allocate(arena, DType.F32, Shape.of(rank * widest));
+            scale = device.allocate(arena, DType.F32, Shape.of(rank, rank));
+            float[] diagonal = new float[rank * rank];
+            for (int i = 0; i < rank; i++) {
+                diagonal[i * rank + i] = (float) (alpha / rank);
+            }
+            put(scale, diagonal);
+        } catch (Throwable e) {
+            close();
+            throw e;
+        }
         long position = 0;
         for (int layer = 0; layer < config.layers(); layer++) {
             for (Target target : this.targets) {
@@ -152,41 +174,59 @@ public final class LoraAdapter implements AutoCloseable {
     }
 
     private Tensor view(long from, long columns) {
-        return Tensor.of(all.segment().asSlice(from * Float.BYTES, rank * columns * Float.BYTES), DType.F32, Shape.of(rank, columns));
+        return all.columns(from, rank * columns).reshape(Shape.of(rank, columns));
+    }
+
+    private void put(Tensor to, float[] values) {
+        try (Arena scratch = Arena.ofConfined()) {
+            device.copy(to, Tensor.of(scratch, values, to.shape()));
+        }
     }
 
     /**
      * {@return an adapter that changes nothing yet: A is random, uniform within 1 / sqrt(K), and B zero}
      *
+     * @param device  that will compute with it
      * @param rank    columns of B and rows of A
      * @param alpha   the product is scaled by {@code alpha / rank}
      * @param targets the layers that it changes, of every block
      * @param seed    the same seed gives the same A
      */
-    public static LoraAdapter random(LlamaConfig config, int rank, double alpha, Set<Target> targets, long seed) {
-        LoraAdapter adapter = new LoraAdapter(config, rank, alpha, targets);
-        SplittableRandom random = new SplittableRandom(seed);
-        for (Pair pair : adapter.pairs) {
-            double bound = 1 / Math.sqrt(pair.a.shape().columns());
-            for (long i = 0; i < pair.a.shape().elements(); i++) {
-                pair.a.segment().setAtIndex(ValueLayout.JAVA_FLOAT, i, (float) (bound * (2 * random.nextDouble() - 1)));
+    public static LoraAdapter random(Device device, LlamaConfig config, int rank, double alpha, Set<Target> targets, long seed) {
+        LoraAdapter adapter = new LoraAdapter(device, config, rank, alpha, targets);
+        try {
+            device.clear(adapter.all);
+            SplittableRandom random = new SplittableRandom(seed);
+            for (Pair pair : adapter.pairs) {
+                float[] values = new float[Math.toIntExact(pair.a.shape().elements())];
+                double bound = 1 / Math.sqrt(pair.a.shape().columns());
+                for (int i = 0; i < values.length; i++) {
+                    values[i] = (float) (bound * (2 * random.nextDouble() - 1));
+                }
+                adapter.put(pair.a, values);
             }
+            return adapter;
+        } catch (Throwable e) {
+            adapter.close();
+            throw e;
         }
-        return adapter;
     }
 
-    /** {@return zeros of the same shapes: where the gradient of this adapter begins} */
+    /** {@return zeros of the same shapes, on the same device: where the gradient of this adapter begins} */
     public LoraAdapter zeros() {
-        return new LoraAdapter(config, rank, alpha, targets);
+        LoraAdapter zeros = new LoraAdapter(device, config, rank, alpha, targets);
+        device.clear(zeros.all);
+        return zeros;
     }
 
     /**
      * {@return the adapter in a directory}
      *
+     * @param device that will compute with it
      * @throws CheckpointException if it is damaged, of another kind than this or of another model
      * @throws IOException         if it cannot be read
      */
-    public static LoraAdapter open(Path directory, LlamaConfig config) throws IOException {
+    public static LoraAdapter open(Device device, Path directory, LlamaConfig config) throws IOException {
         Path file = directory.resolve(CONFIG_FILE);
         Map<String, Object> json = HuggingFaceCheckpoint.readConfig(file);
         require(file, json, "peft_type", "LORA"::equals, "LORA");
@@ -214,14 +254,14 @@ public final class LoraAdapter implements AutoCloseable {
         }
         LoraAdapter adapter;
         try {
-            adapter = new LoraAdapter(config, Math.toIntExact(rank), alpha.doubleValue(), targets);
+            adapter = new LoraAdapter(device, config, Math.toIntExact(rank), alpha.doubleValue(), targets);
         } catch (IllegalArgumentException | ArithmeticException e) {
             throw new CheckpointException(file, "an adapter of this model", e.getMessage(), e);
         }
-        try (Safetensors saved = Safetensors.open(directory.resolve(WEIGHTS_FILE)); Device device = Device.cpu(1)) {
+        try (Safetensors saved = Safetensors.open(directory.resolve(WEIGHTS_FILE)); Device decoder = Device.cpu(1)) {
             Path weights = directory.resolve(WEIGHTS_FILE);
             for (Pair pair : adapter.pairs) {
-                adapter.read(device, weights, saved, pair);
+                adapter.read(decoder, weights, saved, pair);
             }
             // A tensor left out would silently change what the model says.
             if (saved.tensors().size() != 2 * adapter.pairs.size()) {
@@ -242,14 +282,18 @@ public final class LoraAdapter implements AutoCloseable {
         }
     }
 
-    private void read(Device device, Path file, Safetensors saved, Pair pair) throws CheckpointException {
+    private void read(Device decoder, Path file, Safetensors saved, Pair pair) throws CheckpointException {
         Tensor a = require(file, saved, pair.name() + ".lora_A.weight", pair.a.shape());
         Tensor b = require(file, saved, pair.name() + ".lora_B.weight", Shape.of(pair.bTransposed.shape().columns(), rank));
-        Dequantize.forward(device, pair.a, a);
         try (Arena scratch = Arena.ofConfined()) {
-            Tensor plain = Tensor.allocate(scratch, DType.F32, b.shape());
-            Dequantize.forward(device, plain, b);
-            transpose(pair.bTransposed, plain);
+            Tensor plain = Tensor.allocate(scratch, DType.F32, a.shape());
+            Dequantize.forward(decoder, plain, a);
+            device.copy(pair.a, plain);
+            plain = Tensor.allocate(scratch, DType.F32, b.shape());
+            Dequantize.forward(decoder, plain, b);
+            Tensor transposed = Tensor.allocate(scratch, DType.F32, pair.bTransposed.shape());
+            transpose(transposed, plain);
+            device.copy(pair.bTransposed, transposed);
         }
     }
 
@@ -294,8 +338,10 @@ public final class LoraAdapter implements AutoCloseable {
         try (Arena scratch = Arena.ofConfined()) {
             Map<String, Tensor> tensors = new LinkedHashMap<>();
             for (Pair pair : pairs) {
+                Tensor transposed = Tensor.allocate(scratch, DType.F32, pair.bTransposed.shape());
+                device.copy(transposed, pair.bTransposed);
                 Tensor b = Tensor.allocate(scratch, DType.F32, Shape.of(pair.bTransposed.shape().columns(), rank));
-                transpose(b, pair.bTransposed);
+                transpose(b, transposed);
                 tensors.put(pair.name() + ".lora_A.weight", pair.a);
                 tensors.put(pair.name() + ".lora_B.weight", b);
             }
@@ -324,31 +370,30 @@ public final class LoraAdapter implements AutoCloseable {
     /**
      * {@return a model's weights with the adapter merged into them} Layers that it changes are F32 copies, the others what they were.
      *
-     * @param device  what computes
-     * @param weights of a model of this shape, whichever way its heads are laid out
+     * @param weights of a model of this shape, whichever way its heads are laid out, in memory that this adapter's device computes on
      * @param layout  which elements of a head make a pair there; an adapter's own are halves
      * @param owner   of the copies
      */
-    public LlamaWeights merge(Device device, LlamaWeights weights, Rope.Layout layout, Arena owner) {
+    public LlamaWeights merge(LlamaWeights weights, Rope.Layout layout, Arena owner) {
         List<LlamaWeights.Block> blocks = new ArrayList<>();
         for (int layer = 0; layer < config.layers(); layer++) {
             Map<Target, Tensor> merged = new LinkedHashMap<>();
             LlamaWeights.Block block = weights.blocks().get(layer);
             for (Target target : Target.values()) {
                 Tensor from = target.of(block);
-                merged.put(target, targets.contains(target) ? copy(device, from, owner) : from);
+                merged.put(target, targets.contains(target) ? copy(from, owner) : from);
             }
             blocks.add(new LlamaWeights.Block(block.attentionNorm(), merged.get(Target.Q_PROJ), merged.get(Target.K_PROJ),
                     merged.get(Target.V_PROJ), merged.get(Target.O_PROJ), block.feedForwardNorm(), merged.get(Target.GATE_PROJ),
                     merged.get(Target.UP_PROJ), merged.get(Target.DOWN_PROJ)));
         }
         LlamaWeights result = new LlamaWeights(weights.embedding(), blocks, weights.norm(), weights.output());
-        add(device, result, layout);
+        add(result, layout);
         return result;
     }
 
-    private static Tensor copy(Device device, Tensor from, Arena owner) {
-        Tensor to = Tensor.allocate(owner, DType.F32, from.shape());
+    private Tensor copy(Tensor from, Arena owner) {
+        Tensor to = device.allocate(owner, DType.F32, from.shape());
         Dequantize.forward(device, to, from);
         return to;
     }
@@ -356,45 +401,37 @@ public final class LoraAdapter implements AutoCloseable {
     /**
      * Adds {@code alpha / rank · B · A} to the layers that the adapter changes.
      *
-     * @param device  what computes
-     * @param weights F32 in those layers, accumulated into
+     * @param weights F32 in those layers, accumulated into, in memory that this adapter's device computes on
      * @param layout  which elements of a head make a pair there
      */
-    public void add(Device device, LlamaWeights weights, Rope.Layout layout) {
+    public void add(LlamaWeights weights, Rope.Layout layout) {
         for (Pair pair : pairs) {
             Tensor w = pair.target.of(weights.blocks().get(pair.layer));
-            try (Arena scratch = Arena.ofConfined()) {
-                Tensor b = scaled(scratch, pair.bTransposed);
-                boolean heads = pair.target == Target.Q_PROJ || pair.target == Target.K_PROJ;
-                if (heads && layout == Rope.Layout.INTERLEAVED) {
-                    interleave(b, config.headWidth());
-                }
-                MatMul.weightBackward(device, workspace, w, pair.a, b); // w[n, k] += sum over the rank
+            Tensor b = scaled(pair.bTransposed);
+            boolean heads = pair.target == Target.Q_PROJ || pair.target == Target.K_PROJ;
+            if (heads && layout == Rope.Layout.INTERLEAVED) {
+                interleave(b);
             }
+            MatMul.weightBackward(device, workspace, w, pair.a, b); // w[n, k] += sum over the rank
         }
     }
 
     /** Columns i and i + HD / 2 of every head go to 2i and 2i + 1. */
-    private static void interleave(Tensor tensor, int headWidth) {
-        float[] row = new float[(int) tensor.shape().columns()];
-        for (long r = 0; r < tensor.shape().rows(); r++) {
-            MemorySegment.copy(tensor.segment(), ValueLayout.JAVA_FLOAT, 4 * r * row.length, row, 0, row.length);
-            for (int i = 0; i < row.length; i++) {
-                int place = i % headWidth;
-                int half = headWidth / 2;
-                int target = i - place + (place < half ? 2 * place : 2 * (place - half) + 1);
-                tensor.segment().setAtIndex(ValueLayout.JAVA_FLOAT, r * row.length + target, row[i]);
-            }
+    private void interleave(Tensor tensor) {
+        float[] values = tensor.toFloatArray();
+        float[] moved = new float[values.length];
+        int width = config.headWidth();
+        for (int i = 0; i < values.length; i++) { // rows are whole heads
+            int place = i % width;
+            moved[i - place + (place < width / 2 ? 2 * place : 2 * (place - width / 2) + 1)] = values[i];
         }
+        put(tensor, moved);
     }
 
-    private Tensor scaled(Arena scratch, Tensor tensor) {
-        Tensor result = Tensor.allocate(scratch, DType.F32, tensor.shape());
-        float factor = (float) (alpha / rank);
-        for (long i = 0; i < tensor.shape().elements(); i++) {
-            result.segment().setAtIndex(ValueLayout.JAVA_FLOAT, i,
-                    factor * tensor.segment().getAtIndex(ValueLayout.JAVA_FLOAT_UNALIGNED, i));
-        }
+    /** {@return {@code alpha / rank} times an A or a B, until it is asked for the next} */
+    private Tensor scaled(Tensor tensor) {
+        Tensor result = scaled.columns(0, tensor.shape().elements()).reshape(tensor.shape());
+        MatMul.inputBackward(device, workspace, result, tensor, scale, false);
         return result;
     }
 
@@ -403,34 +440,35 @@ public final class LoraAdapter implements AutoCloseable {
      * {@code dA += alpha / rank · (dy · B)ᵀ · x}, {@code dB += alpha / rank · dyᵀ · (x · Aᵀ)}. Layers that the adapter does not change
      * are passed over.
      *
-     * @param device   what computes
      * @param gradient of this adapter, as {@link #zeros} gives it, accumulated into
      * @param layer    the block
      * @param x        (rows, K) F32 that went into the layers
      * @param dy       (rows, the sum of their N) F32, the gradient of what came out, side by side, heads laid out in halves
      * @param layers   in the order of dy's columns
      */
-    public void backward(Device device, LoraAdapter gradient, int layer, Tensor x, Tensor dy, Target... layers) {
+    public void backward(LoraAdapter gradient, int layer, Tensor x, Tensor dy, Target... layers) {
         long from = 0;
         for (Target target : layers) {
             for (int i = 0; i < pairs.size(); i++) {
                 Pair pair = pairs.get(i);
                 if (pair.layer == layer && pair.target == target) {
-                    backward(device, gradient.pairs.get(i), pair, x, dy.columns(from, target.outputs(config)));
+                    backward(gradient.pairs.get(i), pair, x, dy.columns(from, target.outputs(config)));
                 }
             }
             from += target.outputs(config);
         }
     }
 
-    private void backward(Device device, Pair to, Pair pair, Tensor x, Tensor dy) {
-        try (Arena scratch = Arena.ofConfined()) {
-            Tensor narrow = Tensor.allocate(scratch, DType.F32, Shape.of(x.shape().rows(), rank));
-            MatMul.forward(device, workspace, narrow, x, scaled(scratch, pair.a));
-            MatMul.weightBackward(device, workspace, to.bTransposed, dy, narrow);
-            MatMul.forward(device, workspace, narrow, dy, scaled(scratch, pair.bTransposed));
-            MatMul.weightBackward(device, workspace, to.a, x, narrow);
+    private void backward(Pair to, Pair pair, Tensor x, Tensor dy) {
+        long rows = x.shape().rows();
+        if (narrow == null || narrow.shape().rows() < rows) {
+            narrow = device.allocate(arena, DType.F32, Shape.of(rows, rank));
         }
+        Tensor product = narrow.rows(0, rows);
+        MatMul.forward(device, workspace, product, x, scaled(pair.a));
+        MatMul.weightBackward(device, workspace, to.bTransposed, dy, product);
+        MatMul.forward(device, workspace, product, dy, scaled(pair.bTransposed));
+        MatMul.weightBackward(device, workspace, to.a, x, product);
     }
 
     /** {@return what tells it apart from others of as many numbers} */

@@ -48,6 +48,23 @@ public final class Device implements AutoCloseable {
         }
     }
 
+    /** How matrix products meet their operands on a device that can do it in more than one way. */
+    public enum Precision {
+        /** As they are: products are as exact as F32's. */
+        F32(puna_h.PUNA_PRECISION_F32()),
+        /**
+         * Rounded to BF16, 8 significant bits, for the tensor cores: products of more than eight rows, and all of their backward passes.
+         * Sums, and whatever is no product, stay F32; so do weights that are trained and the optimiser's state.
+         */
+        BF16(puna_h.PUNA_PRECISION_BF16());
+
+        private final int code;
+
+        Precision(int code) {
+            this.code = code;
+        }
+    }
+
     /** Owns the native context. Shared, so that a call in flight on any thread keeps the context alive. */
     private final Arena arena;
     private final MemorySegment context;
@@ -99,24 +116,35 @@ public final class Device implements AutoCloseable {
             throw new IllegalArgumentException("threads: expected 1 to " + MAX_THREADS + ", got " + threads);
         }
         Objects.requireNonNull(isa, "isa");
-        return create(puna_h.PUNA_BACKEND_CPU(), 0, threads, isa, null);
+        return create(puna_h.PUNA_BACKEND_CPU(), 0, threads, isa, Precision.F32, null);
+    }
+
+    /**
+     * {@return a CUDA device as {@link #cuda(int, Precision)} opens it, with products in F32}
+     *
+     * @param ordinal which device, from 0
+     */
+    public static Device cuda(int ordinal) {
+        return cuda(ordinal, Precision.F32);
     }
 
     /**
      * {@return a CUDA device} It has memory of its own: tensors for it come from {@link #allocate}.
      *
-     * @param ordinal which device, from 0
+     * @param ordinal   which device, from 0
+     * @param precision of its matrix products
      * @throws IllegalArgumentException      if {@code ordinal} is negative
      * @throws UnsupportedOperationException if there is no CUDA library, driver or device, or the driver is too old: the message says
      *                                       which and what to do
      * @throws DeviceException               if the device fails
      * @throws RuntimeException              if the native library cannot be loaded; the message says what was tried and what to do
      */
-    public static Device cuda(int ordinal) {
+    public static Device cuda(int ordinal, Precision precision) {
         if (ordinal < 0) {
             throw new IllegalArgumentException("ordinal: expected at least 0, got " + ordinal);
         }
-        return create(puna_h.PUNA_BACKEND_CUDA(), ordinal, 0, Isa.AUTO, cudaLibrary());
+        Objects.requireNonNull(precision, "precision");
+        return create(puna_h.PUNA_BACKEND_CUDA(), ordinal, 0, Isa.AUTO, precision, cudaLibrary());
     }
 
     private static Path cudaLibrary() {
@@ -129,7 +157,7 @@ public final class Device implements AutoCloseable {
         }
     }
 
-    private static Device create(int backend, int ordinal, int threads, Isa isa, @Nullable Path library) {
+    private static Device create(int backend, int ordinal, int threads, Isa isa, Precision precision, @Nullable Path library) {
         NativeLibrary.load();
         // Links the function before it is needed: nothing may come between a failure and the reading of its sentence.
         puna_h.puna_last_error(MemorySegment.NULL, 0);
@@ -139,6 +167,7 @@ public final class Device implements AutoCloseable {
             puna_context_options.device(options, ordinal);
             puna_context_options.threads(options, threads);
             puna_context_options.isa(options, isa.code);
+            puna_context_options.precision(options, precision.code);
             MemorySegment out = scratch.allocate(ValueLayout.ADDRESS);
             check(puna_h.puna_context_create(options,
                     library == null ? MemorySegment.NULL : scratch.allocateFrom(library.toString()), out));
@@ -205,8 +234,8 @@ public final class Device implements AutoCloseable {
 
     /**
      * {@return a new tensor that this device works on, owned by the arena} On a device with memory of its own it lies there, and the
-     * content is undefined: kernels and {@link #copy} write it, {@link Tensor#toFloatArray()} and {@link #copy} read it, every other
-     * access throws. I32 tensors lie in the host's memory always, and where the device works on that, all do, zeroed.
+     * content is undefined: kernels, {@link #copy} and {@link #clear} write it, {@link Tensor#toFloatArray()} and {@link #copy} read it,
+     * every other access throws. I32 tensors lie in the host's memory always, and where the device works on that, all do, zeroed.
      *
      * <p>The memory lives until the arena closes, also when the device is closed before.
      *
@@ -254,11 +283,36 @@ public final class Device implements AutoCloseable {
         copySpan(to, from);
     }
 
+    /**
+     * Sets every element of a tensor to zero. It may lie on this device or in the host's memory.
+     *
+     * @param tensor contiguous
+     * @throws IllegalArgumentException if it has gaps between rows, is read-only, or lies on another device
+     * @throws IllegalStateException    if the device, or the memory, is closed
+     * @throws DeviceException          if the device fails
+     */
+    public void clear(Tensor tensor) {
+        if (!tensor.isContiguous()) {
+            throw new IllegalArgumentException("tensor: expected contiguous rows, got " + tensor);
+        }
+        requireWritable(tensor, "tensor");
+        MemorySegment device = handle();
+        if (tensor.device() == null) {
+            tensor.segment().fill((byte) 0);
+        } else {
+            check(puna_h.puna_memory_clear(device, tensor.segment(), tensor.byteSize()));
+        }
+    }
+
+    private static void requireWritable(Tensor tensor, String name) {
+        if (tensor.segment().isReadOnly()) {
+            throw new IllegalArgumentException(name + ": expected writable memory, got a read-only segment");
+        }
+    }
+
     /** Copies from the first element to the last, gaps between rows included. */
     void copySpan(Tensor to, Tensor from) {
-        if (to.segment().isReadOnly()) {
-            throw new IllegalArgumentException("to: expected writable memory, got a read-only segment");
-        }
+        requireWritable(to, "to");
         MemorySegment device = handle();
         if (to.device() == null && from.device() == null) {
             MemorySegment.copy(from.segment(), 0, to.segment(), 0, from.spanBytes());

@@ -80,7 +80,8 @@ public final class LossGradient implements AutoCloseable {
      * @param config    of the models that will be passed
      * @param sequences B, at least 1
      * @param tokens    T, at least 1 and at most the context length
-     * @throws IllegalArgumentException if a number is out of range
+     * @throws IllegalArgumentException       if a number is out of range
+     * @throws io.puna.tensor.DeviceException if the device has not that much memory; the message says how much it has
      */
     public LossGradient(Device device, LlamaConfig config, Recomputation recomputation, int sequences, int tokens) {
         if (sequences < 1 || sequences > Integer.MAX_VALUE / Math.max(tokens, 1)) {
@@ -98,33 +99,38 @@ public final class LossGradient implements AutoCloseable {
         long width = config.width();
         long q = (long) config.heads() * config.headWidth();
         long kv = (long) config.keyValueHeads() * config.headWidth();
-        ids = Tensor.allocate(arena, DType.I32, Shape.of(rows));
-        targets = Tensor.allocate(arena, DType.I32, Shape.of(rows));
-        rotations = floats(rows, config.headWidth());
-        Linear linear = null;
-        Cheap cheap = null;
-        for (int layer = 0; layer < config.layers(); layer++) {
-            if (linear == null || recomputation.keepsLinear()) {
-                linear = linear(q, kv);
+        try {
+            ids = Tensor.allocate(arena, DType.I32, Shape.of(rows));
+            targets = Tensor.allocate(arena, DType.I32, Shape.of(rows));
+            rotations = floats(rows, config.headWidth());
+            Linear linear = null;
+            Cheap cheap = null;
+            for (int layer = 0; layer < config.layers(); layer++) {
+                if (linear == null || recomputation.keepsLinear()) {
+                    linear = linear(q, kv);
+                }
+                if (cheap == null || recomputation.keepsCheap()) {
+                    cheap = cheap(q);
+                }
+                blocks.add(new Block(floats(rows, width), linear, cheap));
             }
-            if (cheap == null || recomputation.keepsCheap()) {
-                cheap = cheap(q);
-            }
-            blocks.add(new Block(floats(rows, width), linear, cheap));
+            last = floats(rows, width);
+            lastNormed = floats(rows, width);
+            lastScale = floats(rows);
+            logits = floats(logitRows(config, rows), config.vocabularySize());
+            losses = floats(rows);
+            residualGradient = floats(rows, width);
+            attendedGradient = floats(rows, q);
+            queryKeyValueGradient = floats(rows, q + 2 * kv);
+            rotate(tokens);
+        } catch (Throwable e) {
+            close();
+            throw e;
         }
-        last = floats(rows, width);
-        lastNormed = floats(rows, width);
-        lastScale = floats(rows);
-        logits = floats(logitRows(config, rows), config.vocabularySize());
-        losses = floats(rows);
-        residualGradient = floats(rows, width);
-        attendedGradient = floats(rows, q);
-        queryKeyValueGradient = floats(rows, q + 2 * kv);
-        rotate(tokens);
     }
 
     private Tensor floats(long... dims) {
-        return Tensor.allocate(arena, DType.F32, Shape.of(dims));
+        return device.allocate(arena, DType.F32, Shape.of(dims));
     }
 
     private Linear linear(long q, long kv) {
@@ -153,8 +159,9 @@ public final class LossGradient implements AutoCloseable {
             places[row] = row % tokens;
         }
         try (Arena scratch = Arena.ofConfined()) {
-            Rope.table(device, rotations, Tensor.of(scratch, values, Shape.of(values.length)),
-                    Tensor.of(scratch, places, Shape.of(rows)), config.ropeScaling().magnitude());
+            Tensor frequencies = device.allocate(scratch, DType.F32, Shape.of(values.length));
+            device.copy(frequencies, Tensor.of(scratch, values, frequencies.shape()));
+            Rope.table(device, rotations, frequencies, Tensor.of(scratch, places, Shape.of(rows)), config.ropeScaling().magnitude());
         }
     }
 
@@ -254,8 +261,8 @@ public final class LossGradient implements AutoCloseable {
 
     private double lossSum() {
         double sum = 0;
-        for (int row = 0; row < rows; row++) {
-            sum += losses.segment().getAtIndex(ValueLayout.JAVA_FLOAT, row);
+        for (float loss : losses.toFloatArray()) {
+            sum += loss;
         }
         return sum;
     }
@@ -291,7 +298,7 @@ public final class LossGradient implements AutoCloseable {
             feedForwardInputs(w, block);
             gate(block);
             Tensor output = layer + 1 < config.layers() ? blocks.get(layer + 1).input : last;
-            output.segment().copyFrom(block.cheap.middle.segment());
+            device.copy(output, block.cheap.middle);
             MatMul.accumulate(device, workspace, output, block.cheap.gated, w.down());
         }
         RmsNorm.forward(device, lastNormed, lastScale, last, weights.weights().norm(), config.normEpsilon());
@@ -326,7 +333,7 @@ public final class LossGradient implements AutoCloseable {
         Attention.forward(device, workspace, block.cheap.attended, block.cheap.logSumExp, block.linear.query, block.linear.key,
                 block.linear.value, sequences, config.heads(), config.keyValueHeads(), config.headWidth(), config.slidingWindow(),
                 scale);
-        block.cheap.middle.segment().copyFrom(block.input.segment());
+        device.copy(block.cheap.middle, block.input);
         MatMul.accumulate(device, workspace, block.cheap.middle, block.cheap.attended, w.attentionOutput());
         RmsNorm.forward(device, block.cheap.middleNormed, block.cheap.middleScale, block.cheap.middle, w.feedForwardNorm(),
                 config.normEpsilon());
@@ -352,10 +359,9 @@ public final class LossGradient implements AutoCloseable {
             long count = Math.min(step, rows - from);
             Tensor part = logits.rows(0, count);
             Tensor normed = lastNormed.rows(from, count);
-            Tensor expected = Tensor.of(targets.segment().asSlice(from * Integer.BYTES), DType.I32, Shape.of(count));
-            Tensor loss = Tensor.of(losses.segment().asSlice(from * Float.BYTES), DType.F32, Shape.of(count));
             MatMul.forward(device, workspace, part, normed, output);
-            CrossEntropy.forwardBackward(device, loss, wanted == null ? null : part, part, expected, BatchSource.IGNORED, factor);
+            CrossEntropy.forwardBackward(device, losses.columns(from, count), wanted == null ? null : part, part,
+                    targets.columns(from, count), BatchSource.IGNORED, factor);
             if (gradient != null) {
                 MatMul.weightBackward(device, workspace, gradient.weights().output(), normed, part);
             }
@@ -405,7 +411,7 @@ public final class LossGradient implements AutoCloseable {
         if (wanted.weights != null) {
             MatMul.weightBackward(device, workspace, matrix.apply(wanted.weights.blocks().get(layer)), x, dy);
         } else if (wanted.adapter != null && wanted.adapterGradient != null) {
-            wanted.adapter.backward(device, wanted.adapterGradient, layer, x, dy, parts);
+            wanted.adapter.backward(wanted.adapterGradient, layer, x, dy, parts);
         }
     }
 

@@ -18,12 +18,13 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.SplittableRandom;
+import java.util.function.Consumer;
 
 /**
  * One F32 number for each parameter of a model: the weights that are trained, their gradient, or a moment of it. All of them lie in
  * one stretch of memory, matrices first and the weights of RMSNorm after them, so that an optimiser is a call for each of the two.
  *
- * <p>Owns its memory until it is closed. Pairs of a rotated head are halves, as in Hugging Face's layout.
+ * <p>Owns its memory, which is that of a device, until it is closed. Pairs of a rotated head are halves, as in Hugging Face's layout.
  */
 public final class Parameters implements AutoCloseable {
     /** Of the normal distribution that weights are drawn from, as LLaMA's were. */
@@ -34,6 +35,7 @@ public final class Parameters implements AutoCloseable {
             Tensor down) {
     }
 
+    private final Device device;
     private final LlamaConfig config;
     private final Arena arena = Arena.ofShared();
     private final Tensor all;
@@ -60,18 +62,19 @@ public final class Parameters implements AutoCloseable {
         }
 
         Tensor view(long from, Shape shape) {
-            return Tensor.of(all.segment().asSlice(from * Float.BYTES, shape.elements() * Float.BYTES), DType.F32, shape);
+            return all.columns(from, shape.elements()).reshape(shape);
         }
     }
 
-    private Parameters(LlamaConfig config) {
+    private Parameters(Device device, LlamaConfig config) {
+        this.device = device;
         this.config = config;
         long c = config.width();
         long q = (long) config.heads() * config.headWidth();
         long kv = (long) config.keyValueHeads() * config.headWidth();
         long ff = config.feedForwardWidth();
         long v = config.vocabularySize();
-        all = Tensor.allocate(arena, DType.F32, Shape.of(count(config)));
+        all = device.allocate(arena, DType.F32, Shape.of(count(config)));
         Cutter cutter = new Cutter(all);
         Tensor embedding = cutter.cut("model.embed_tokens.weight", v, c);
         Tensor output = config.tiedEmbeddings() ? embedding : cutter.cut("lm_head.weight", v, c);
@@ -115,64 +118,91 @@ public final class Parameters implements AutoCloseable {
         return (config.tiedEmbeddings() ? 1 : 2) * config.vocabularySize() * c + config.layers() * block + c;
     }
 
-    /** {@return zeros: where a gradient or a moment begins} */
-    public static Parameters zeros(LlamaConfig config) {
-        return new Parameters(config);
+    /**
+     * {@return zeros: where a gradient or a moment begins}
+     *
+     * @param device that will compute with them
+     * @throws io.puna.tensor.DeviceException if it has not that much memory; the message says how much it has
+     */
+    public static Parameters zeros(Device device, LlamaConfig config) {
+        return filled(new Parameters(device, config), Parameters::clear);
+    }
+
+    /** {@return the same} They are closed where filling them fails. */
+    private static Parameters filled(Parameters parameters, Consumer<Parameters> fill) {
+        try {
+            fill.accept(parameters);
+            return parameters;
+        } catch (Throwable e) {
+            parameters.close();
+            throw e;
+        }
     }
 
     /**
      * {@return where a model begins that is trained from nothing} Matrices are normal with deviation 0.02, those that add to the residual
      * stream with 0.02 / sqrt(2 L); the weights of RMSNorm are 1.
      *
-     * @param seed the same seed gives the same weights
+     * @param device that will compute with them
+     * @param seed   the same seed gives the same weights
+     * @throws io.puna.tensor.DeviceException if it has not that much memory; the message says how much it has
      */
-    public static Parameters random(LlamaConfig config, long seed) {
-        Parameters parameters = new Parameters(config);
+    public static Parameters random(Device device, LlamaConfig config, long seed) {
+        return filled(new Parameters(device, config), parameters -> parameters.draw(seed));
+    }
+
+    private void draw(long seed) {
         SplittableRandom random = new SplittableRandom(seed);
         double residual = INITIAL_DEVIATION / Math.sqrt(2.0 * config.layers());
-        parameters.tensors.forEach((name, tensor) -> {
+        tensors.forEach((name, tensor) -> {
             boolean norm = tensor.shape().rank() == 1;
             double deviation = name.endsWith("o_proj.weight") || name.endsWith("down_proj.weight") ? residual : INITIAL_DEVIATION;
-            for (long i = 0; i < tensor.shape().elements(); i++) {
-                float value = norm ? 1 : (float) (deviation * random.nextGaussian());
-                tensor.segment().setAtIndex(ValueLayout.JAVA_FLOAT_UNALIGNED, i, value);
+            try (Arena scratch = Arena.ofConfined()) {
+                Tensor values = device.hasOwnMemory() ? Tensor.allocate(scratch, DType.F32, tensor.shape()) : tensor;
+                for (long i = 0; i < tensor.shape().elements(); i++) {
+                    float value = norm ? 1 : (float) (deviation * random.nextGaussian());
+                    values.segment().setAtIndex(ValueLayout.JAVA_FLOAT_UNALIGNED, i, value);
+                }
+                if (values != tensor) {
+                    device.copy(tensor, values);
+                }
             }
         });
-        return parameters;
     }
 
     /**
      * {@return a copy of a model's weights, decoded to F32} The configuration beside it says halves where the checkpoint had pairs
      * interleaved, and whether the output layer is tied, by what the weights do.
      *
-     * @param device what decodes
+     * @param device  what decodes, and will compute with the copy
+     * @param weights in the host's memory or that device's
+     * @throws io.puna.tensor.DeviceException if it has not that much memory; the message says how much it has
      */
     public static Parameters copyOf(Device device, LlamaConfig config, LlamaWeights weights) {
-        boolean interleaved = config.ropeLayout() == Rope.Layout.INTERLEAVED;
-        Parameters copy = new Parameters(trained(config, weights.output() == weights.embedding()));
-        copy(device, copy.weights.embedding(), weights.embedding());
-        if (copy.weights.output() != copy.weights.embedding()) {
-            copy(device, copy.weights.output(), weights.output());
+        Parameters parameters = new Parameters(device, trained(config, weights.output() == weights.embedding()));
+        return filled(parameters, copy -> copy.read(weights, config.ropeLayout() == Rope.Layout.INTERLEAVED ? config.headWidth() : 0));
+    }
+
+    /** Heads of that width, above 0, have their pairs interleaved. */
+    private void read(LlamaWeights from, int interleavedWidth) {
+        read(weights.embedding(), from.embedding(), 0);
+        if (weights.output() != weights.embedding()) {
+            read(weights.output(), from.output(), 0);
         }
-        copy(device, copy.weights.norm(), weights.norm());
+        read(weights.norm(), from.norm(), 0);
         for (int layer = 0; layer < config.layers(); layer++) {
-            LlamaWeights.Block to = copy.weights.blocks().get(layer);
-            LlamaWeights.Block from = weights.blocks().get(layer);
-            copy(device, to.attentionNorm(), from.attentionNorm());
-            copy(device, to.query(), from.query());
-            copy(device, to.key(), from.key());
-            copy(device, to.value(), from.value());
-            copy(device, to.attentionOutput(), from.attentionOutput());
-            copy(device, to.feedForwardNorm(), from.feedForwardNorm());
-            copy(device, to.gate(), from.gate());
-            copy(device, to.up(), from.up());
-            copy(device, to.down(), from.down());
-            if (interleaved) {
-                toHalves(to.query(), config.headWidth());
-                toHalves(to.key(), config.headWidth());
-            }
+            LlamaWeights.Block block = weights.blocks().get(layer);
+            LlamaWeights.Block source = from.blocks().get(layer);
+            read(block.attentionNorm(), source.attentionNorm(), 0);
+            read(block.query(), source.query(), interleavedWidth);
+            read(block.key(), source.key(), interleavedWidth);
+            read(block.value(), source.value(), 0);
+            read(block.attentionOutput(), source.attentionOutput(), 0);
+            read(block.feedForwardNorm(), source.feedForwardNorm(), 0);
+            read(block.gate(), source.gate(), 0);
+            read(block.up(), source.up(), 0);
+            read(block.down(), source.down(), 0);
         }
-        return copy;
     }
 
     private static LlamaConfig trained(LlamaConfig c, boolean tied) {
@@ -181,23 +211,33 @@ public final class Parameters implements AutoCloseable {
                 c.slidingWindow(), tied, c.bosTokenId(), c.eosTokenIds());
     }
 
-    private static void copy(Device device, Tensor to, Tensor from) {
-        Dequantize.forward(device, to, from);
+    /** Decodes where the device computes. */
+    private void read(Tensor to, Tensor from, int interleavedWidth) {
+        try (Arena scratch = Arena.ofConfined()) {
+            Tensor source = interleavedWidth > 0 ? toHalves(scratch, from, interleavedWidth) : from;
+            if (device.hasOwnMemory() && source.device() == null) {
+                Tensor there = device.allocate(scratch, source.dtype(), source.shape());
+                device.copy(there, source);
+                source = there;
+            }
+            Dequantize.forward(device, to, source);
+        }
     }
 
-    /** Rows 2i and 2i + 1 of every head go to i and i + HD / 2. */
-    private static void toHalves(Tensor matrix, int headWidth) {
-        long rowBytes = matrix.shape().columns() * Float.BYTES;
-        try (Arena scratch = Arena.ofConfined()) {
-            MemorySegment head = scratch.allocate(headWidth * rowBytes, Float.BYTES);
-            for (long start = 0; start < matrix.byteSize(); start += head.byteSize()) {
-                MemorySegment.copy(matrix.segment(), start, head, 0, head.byteSize());
-                for (int row = 0; row < headWidth; row++) {
-                    int target = row % 2 * (headWidth / 2) + row / 2;
-                    MemorySegment.copy(head, row * rowBytes, matrix.segment(), start + target * rowBytes, rowBytes);
-                }
+    /** {@return a copy in the host's memory} Rows 2i and 2i + 1 of every head go to i and i + HD / 2. */
+    private Tensor toHalves(Arena scratch, Tensor matrix, int headWidth) {
+        Tensor copy = Tensor.allocate(scratch, matrix.dtype(), matrix.shape());
+        device.copy(copy, matrix);
+        long rowBytes = matrix.dtype().bytes(matrix.shape().columns());
+        MemorySegment head = scratch.allocate(headWidth * rowBytes, Float.BYTES);
+        for (long start = 0; start < copy.byteSize(); start += head.byteSize()) {
+            MemorySegment.copy(copy.segment(), start, head, 0, head.byteSize());
+            for (int row = 0; row < headWidth; row++) {
+                int target = row % 2 * (headWidth / 2) + row / 2;
+                MemorySegment.copy(head, row * rowBytes, copy.segment(), start + target * rowBytes, rowBytes);
             }
         }
+        return copy;
     }
 
     /** {@return the model's numbers} */
@@ -231,7 +271,7 @@ public final class Parameters implements AutoCloseable {
 
     /** Sets every number to zero. */
     public void clear() {
-        all.segment().fill((byte) 0);
+        device.clear(all);
     }
 
     /** Frees the memory. Idempotent. */

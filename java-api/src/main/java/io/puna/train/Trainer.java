@@ -9,11 +9,9 @@ import io.puna.kernel.Workspace;
 import io.puna.model.LoraAdapter;
 import io.puna.tensor.DType;
 import io.puna.tensor.Device;
-import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.io.IOException;
 import java.lang.foreign.Arena;
-import java.lang.foreign.MemorySegment;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Comparator;
@@ -87,7 +85,7 @@ public final class Trainer implements AutoCloseable {
     }
 
     /** An adapter, its gradient, and what the weights are without it. */
-    private record Adaptation(LoraAdapter adapter, LoraAdapter gradient, MemorySegment base) {
+    private record Adaptation(LoraAdapter adapter, LoraAdapter gradient, Tensor base) {
     }
 
     /**
@@ -96,7 +94,9 @@ public final class Trainer implements AutoCloseable {
      * @param device  what computes
      * @param weights trained in place
      * @param source  where tokens come from
-     * @throws IllegalArgumentException if a sequence is longer than the model's context
+     * @throws IllegalArgumentException       if a sequence is longer than the model's context, or what is trained is not where the device
+     *                                        computes
+     * @throws io.puna.tensor.DeviceException if the device has not that much memory; the message says how much it has
      */
     public Trainer(Device device, Parameters weights, BatchSource source, TrainingOptions options) {
         this(device, weights, null, source, options);
@@ -109,33 +109,54 @@ public final class Trainer implements AutoCloseable {
      * @param weights trained in place; with an adapter, always those it began with and the adapter merged into them
      * @param adapter trained in place instead of the weights; null for these
      * @param source  where tokens come from
-     * @throws IllegalArgumentException if a sequence is longer than the model's context
+     * @throws IllegalArgumentException       if a sequence is longer than the model's context, or what is trained is not where the device
+     *                                        computes
+     * @throws io.puna.tensor.DeviceException if the device has not that much memory; the message says how much it has
      */
     public Trainer(Device device, Parameters weights, @Nullable LoraAdapter adapter, BatchSource source, TrainingOptions options) {
         this.device = device;
         this.weights = weights;
         this.source = source;
         this.options = options;
-        loss = new LossGradient(device, weights.config(), options.recomputation(), options.sequences(), options.tokens());
-        if (adapter == null) {
-            adaptation = null;
-            gradient = Parameters.zeros(weights.config());
-            trained = weights.all();
-            slope = gradient.all();
-            decaying = weights.matrixElements();
-        } else {
-            MemorySegment base = arena.allocate(weights.all().byteSize(), Float.BYTES).copyFrom(weights.all().segment());
-            adaptation = new Adaptation(adapter, adapter.zeros(), base);
-            gradient = null;
-            trained = adapter.all();
-            slope = adaptation.gradient.all();
-            decaying = trained.shape().elements();
-            adapter.add(device, weights.weights(), weights.config().ropeLayout());
+        requireHere(weights.all(), "weights");
+        if (adapter != null) {
+            requireHere(adapter.all(), "adapter");
         }
-        mean = Tensor.allocate(arena, DType.F32, trained.shape());
-        square = Tensor.allocate(arena, DType.F32, trained.shape());
+        loss = new LossGradient(device, weights.config(), options.recomputation(), options.sequences(), options.tokens());
+        try {
+            if (adapter == null) {
+                adaptation = null;
+                gradient = Parameters.zeros(device, weights.config());
+                trained = weights.all();
+                slope = gradient.all();
+                decaying = weights.matrixElements();
+            } else {
+                Tensor base = device.allocate(arena, DType.F32, weights.all().shape());
+                device.copy(base, weights.all());
+                adaptation = new Adaptation(adapter, adapter.zeros(), base);
+                gradient = null;
+                trained = adapter.all();
+                slope = adaptation.gradient.all();
+                decaying = trained.shape().elements();
+                adapter.add(weights.weights(), weights.config().ropeLayout());
+            }
+            mean = device.allocate(arena, DType.F32, trained.shape());
+            square = device.allocate(arena, DType.F32, trained.shape());
+            device.clear(mean);
+            device.clear(square);
+        } catch (Throwable e) {
+            close();
+            throw e;
+        }
         ids = new int[options.accumulate()][loss.rows()];
         targets = new int[options.accumulate()][loss.rows()];
+    }
+
+    private void requireHere(Tensor tensor, String name) {
+        if (tensor.device() != (device.hasOwnMemory() ? device : null)) {
+            throw new IllegalArgumentException(name + ": expected memory of " + (device.hasOwnMemory() ? device + " itself" : "the host")
+                    + ", got that of " + (tensor.device() == null ? "the host" : tensor.device()));
+        }
     }
 
     /** {@return the steps done} */
@@ -167,7 +188,7 @@ public final class Trainer implements AutoCloseable {
                 counted += target == BatchSource.IGNORED ? 0 : 1;
             }
         }
-        slope.segment().fill((byte) 0);
+        device.clear(slope);
         double sum = 0;
         float factor = (float) (1.0 / Math.max(counted, 1));
         for (int i = 0; i < ids.length; i++) {
@@ -204,19 +225,15 @@ public final class Trainer implements AutoCloseable {
     }
 
     private void update(long from, long count, double rate, double decay, double scale) {
-        AdamW.step(device, part(trained, from, count), part(mean, from, count), part(square, from, count), part(slope, from, count),
-                updates, rate, options.beta1(), options.beta2(), options.epsilon(), decay, scale);
-    }
-
-    private static Tensor part(Tensor tensor, long from, long count) {
-        return Tensor.of(tensor.segment().asSlice(from * Float.BYTES, count * Float.BYTES), DType.F32, Shape.of(count));
+        AdamW.step(device, trained.columns(from, count), mean.columns(from, count), square.columns(from, count),
+                slope.columns(from, count), updates, rate, options.beta1(), options.beta2(), options.epsilon(), decay, scale);
     }
 
     /** Weights are made anew from those without the adapter, so that no rounding adds up. */
     private void merge() {
         if (adaptation != null) {
-            weights.all().segment().copyFrom(adaptation.base);
-            adaptation.adapter.add(device, weights.weights(), weights.config().ropeLayout());
+            device.copy(weights.all(), adaptation.base);
+            adaptation.adapter.add(weights.weights(), weights.config().ropeLayout());
         }
     }
 
@@ -331,9 +348,9 @@ public final class Trainer implements AutoCloseable {
             steps = savedSteps;
             updates = savedUpdates;
             usualNorm = savedNorm;
-            trained.segment().copyFrom(saved.tensors().get("weights").segment());
-            mean.segment().copyFrom(saved.tensors().get("mean").segment());
-            square.segment().copyFrom(saved.tensors().get("square").segment());
+            device.copy(trained, saved.tensors().get("weights"));
+            device.copy(mean, saved.tensors().get("mean"));
+            device.copy(square, saved.tensors().get("square"));
             merge();
         } catch (NumberFormatException e) {
             throw new CheckpointException(file, "the steps, updates, usual_norm and source of a run", "others", e);

@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
+import io.puna.CudaLibrary;
 import io.puna.LlamaModel;
 import io.puna.ModelOptions;
 import io.puna.TestData;
@@ -19,42 +20,18 @@ import io.puna.kernel.Workspace;
 import io.puna.model.LlamaForward;
 import java.lang.foreign.Arena;
 import java.lang.foreign.ValueLayout;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
-import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Assumptions;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.extension.ExtendWith;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/**
- * A device with memory of its own, and the same model on it. The device is the emulated one of native/test/cuda, whose memory no host
- * code can read; or, where the system property {@code puna.cuda.library} is set, what that library finds.
- */
+/** A device with memory of its own, and the same model on it. */
+@ExtendWith(CudaLibrary.class)
 class CudaDeviceTest {
-    private static final String PROPERTY = "puna.cuda.library";
-    private String before;
-
-    @BeforeEach
-    void nameTheLibrary() {
-        before = System.getProperty(PROPERTY);
-        if (before == null) {
-            Path emulated = TestData.repository().resolve("bindings/target/native/libpuna_cuda_emulated.so");
-            Assumptions.assumeTrue(Files.exists(emulated), "the native build found no C++ compiler");
-            System.setProperty(PROPERTY, emulated.toString());
-        }
-    }
-
-    @AfterEach
-    void forgetIt() {
-        if (before == null) {
-            System.clearProperty(PROPERTY);
-        }
-    }
-
     @Test
     void computesOnItsOwnMemory() {
         try (Device device = Device.cuda(0); Arena arena = Arena.ofConfined()) {
@@ -73,6 +50,12 @@ class CudaDeviceTest {
             Tensor best = device.allocate(arena, DType.I32, Shape.of(2));
             ArgMax.forward(device, best, twice);
             assertThat(best.toIntArray()).containsExactly(2, 2);
+            device.clear(twice.rows(1, 1));
+            assertThat(twice.toFloatArray()).containsExactly(2, 4, 6, 0, 0, 0);
+            device.clear(x);
+            assertThat(x.toFloatArray()).containsOnly(0);
+            assertThatThrownBy(() -> device.clear(twice.columns(1, 2))).isInstanceOf(IllegalArgumentException.class)
+                    .hasMessageContaining("contiguous");
         }
     }
 
@@ -140,13 +123,13 @@ class CudaDeviceTest {
         assertThatThrownBy(() -> Device.cuda(-1)).isInstanceOf(IllegalArgumentException.class);
         assertThatThrownBy(() -> Device.cuda(1000)).isInstanceOf(UnsupportedOperationException.class)
                 .hasMessageContaining("there is no device cuda:1000");
-        String library = System.getProperty(PROPERTY);
+        String library = System.getProperty(CudaLibrary.PROPERTY);
         try {
-            System.setProperty(PROPERTY, "/nowhere/libpuna_cuda.so");
+            System.setProperty(CudaLibrary.PROPERTY, "/nowhere/libpuna_cuda.so");
             assertThatThrownBy(() -> Device.cuda(0)).isInstanceOf(UnsupportedOperationException.class)
                     .hasMessageContaining("/nowhere/libpuna_cuda.so");
         } finally {
-            System.setProperty(PROPERTY, library);
+            System.setProperty(CudaLibrary.PROPERTY, library);
         }
     }
 

@@ -29,7 +29,7 @@ class GradientGoldenTest {
     private static final double GRADIENT_TOLERANCE = 1e-4;
     private static final double LOSS_TOLERANCE = 1e-3;
 
-    private record Batch(int[] ids, int[] targets, int sequences, JsonNode expected) {
+    record Batch(int[] ids, int[] targets, int sequences, JsonNode expected) {
         static Batch read(String name) throws IOException {
             JsonNode expected = new ObjectMapper().readTree(TestData.fixture("gradients/" + name + ".json").toFile());
             return new Batch(flat(expected.get("ids")), flat(expected.get("targets")), expected.get("ids").size(), expected);
@@ -64,7 +64,7 @@ class GradientGoldenTest {
         try (Device device = Device.cpu(2); Parameters weights = parameters(device, TestData.fixture("models/" + name));
                 Safetensors expected = Safetensors.open(TestData.fixture("gradients/" + name + ".safetensors"))) {
             for (Recomputation recomputation : Recomputation.values()) {
-                try (Parameters gradient = Parameters.zeros(weights.config());
+                try (Parameters gradient = Parameters.zeros(device, weights.config());
                         LossGradient loss = new LossGradient(device, weights.config(), recomputation, batch.sequences,
                                 batch.ids.length / batch.sequences)) {
                     double sum = loss.accumulate(gradient, weights, batch.ids, batch.targets, 1f / batch.counted());
@@ -119,7 +119,7 @@ class GradientGoldenTest {
         TrainingOptions options = TrainingOptions.of(100, batch.sequences, batch.ids.length / batch.sequences, 1e-3)
                 .withSchedule(0, Schedule.CONSTANT);
         try (Device device = Device.cpu(2); Parameters weights = parameters(device, TestData.require(file));
-                Parameters gradient = Parameters.zeros(weights.config());
+                Parameters gradient = Parameters.zeros(device, weights.config());
                 LossGradient loss = new LossGradient(device, weights.config(), Recomputation.LLAMA, batch.sequences,
                         batch.ids.length / batch.sequences);
                 Trainer trainer = new Trainer(device, weights, batch.source(), options)) {
@@ -163,7 +163,7 @@ class GradientGoldenTest {
         for (int threads : new int[] {1, 2, 3}) {
             for (Recomputation recomputation : Recomputation.values()) {
                 try (Device device = Device.cpu(threads); Parameters weights = parameters(device, TestData.fixture("models/gqa3-tied"));
-                        Parameters gradient = Parameters.zeros(weights.config());
+                        Parameters gradient = Parameters.zeros(device, weights.config());
                         LossGradient loss = new LossGradient(device, weights.config(), recomputation, batch.sequences,
                                 batch.ids.length / batch.sequences)) {
                     loss.accumulate(gradient, weights, batch.ids, batch.targets, 1f / batch.counted());

@@ -69,14 +69,14 @@ class LoraTest {
         int[] ids = new int[26];
         int[] targets = new int[26];
         batch().next(ids, targets, 2);
-        try (Device device = Device.cpu(1, Device.Isa.REFERENCE); Parameters base = Parameters.random(CONFIG, 1);
-                LoraAdapter adapter = LoraAdapter.random(CONFIG, 3, 5, layers, 1);
+        try (Device device = Device.cpu(1, Device.Isa.REFERENCE); Parameters base = Parameters.random(device, CONFIG, 1);
+                LoraAdapter adapter = LoraAdapter.random(device, CONFIG, 3, 5, layers, 1);
                 LoraAdapter gradient = adapter.zeros();
                 LossGradient loss = new LossGradient(device, CONFIG, Recomputation.LLAMA, 2, 13)) {
             strong(base);
             randomise(adapter.all(), 0.1, 8);
             float[] before = base.all().toFloatArray();
-            adapter.add(device, base.weights(), Rope.Layout.HALVES);
+            adapter.add(base.weights(), Rope.Layout.HALVES);
             loss.accumulate(gradient, adapter, base, ids, targets, 1);
 
             float[] at = adapter.all().toFloatArray();
@@ -95,7 +95,7 @@ class LoraTest {
                     adapter.all().segment().setAtIndex(ValueLayout.JAVA_FLOAT, i, (float) (at[i] + (2 * side - 1) * step * direction[i]));
                 }
                 base.all().segment().copyFrom(MemorySegment.ofArray(before));
-                adapter.add(device, base.weights(), Rope.Layout.HALVES);
+                adapter.add(base.weights(), Rope.Layout.HALVES);
                 losses[side] = loss.loss(base, ids, targets);
             }
             assertThat((losses[1] - losses[0]) / (2 * step)).isCloseTo(expected, within(5e-3 * Math.sqrt(length)));
@@ -105,8 +105,9 @@ class LoraTest {
     @Test
     void anAdapterLearnsWhileTheModelStaysAsItWas() throws IOException {
         TrainingOptions options = TrainingOptions.of(310, 2, 13, 2e-2).withSchedule(10, Schedule.COSINE).withWeightDecay(0);
-        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(CONFIG, 1); Parameters same = Parameters.random(CONFIG, 1);
-                LoraAdapter adapter = LoraAdapter.random(CONFIG, 4, 8, ALL, 1);
+        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(device, CONFIG, 1);
+                Parameters same = Parameters.random(device, CONFIG, 1);
+                LoraAdapter adapter = LoraAdapter.random(device, CONFIG, 4, 8, ALL, 1);
                 Trainer trainer = new Trainer(device, strong(weights), adapter, batch(), options)) {
             strong(same);
             double first = trainer.step().loss();
@@ -117,7 +118,7 @@ class LoraTest {
             double last = trainer.step().loss();
             assertThat(last).isLessThan(0.5 * first);
             float[] after = adapter.all().toFloatArray();
-            adapter.add(device, same.weights(), Rope.Layout.HALVES);
+            adapter.add(same.weights(), Rope.Layout.HALVES);
             assertThat(weights.all().toFloatArray()).isEqualTo(same.all().toFloatArray());
             trainer.restore(folder);
             assertThat(trainer.step().loss()).isEqualTo(last);
@@ -130,13 +131,14 @@ class LoraTest {
         TrainingOptions options = TrainingOptions.of(3, 2, 13, 1e-3);
         Set<LoraAdapter.Target> some = EnumSet.of(LoraAdapter.Target.GATE_PROJ);
         Set<LoraAdapter.Target> others = EnumSet.of(LoraAdapter.Target.UP_PROJ); // of as many numbers
-        try (Device device = Device.cpu(1); Parameters weights = Parameters.random(CONFIG, 1);
-                LoraAdapter saved = LoraAdapter.random(CONFIG, 4, 8, some, 1);
+        try (Device device = Device.cpu(1); Parameters weights = Parameters.random(device, CONFIG, 1);
+                LoraAdapter saved = LoraAdapter.random(device, CONFIG, 4, 8, some, 1);
                 Trainer trainer = new Trainer(device, weights, saved, batch(), options)) {
             trainer.step();
             trainer.save(folder);
-            for (LoraAdapter other : List.of(LoraAdapter.random(CONFIG, 4, 16, some, 1), LoraAdapter.random(CONFIG, 4, 8, others, 1))) {
-                try (other; Parameters fresh = Parameters.random(CONFIG, 1);
+            for (LoraAdapter other : List.of(LoraAdapter.random(device, CONFIG, 4, 16, some, 1),
+                    LoraAdapter.random(device, CONFIG, 4, 8, others, 1))) {
+                try (other; Parameters fresh = Parameters.random(device, CONFIG, 1);
                         Trainer another = new Trainer(device, fresh, other, batch(), options)) {
                     assertThatThrownBy(() -> another.restore(folder)).isInstanceOf(CheckpointException.class)
                             .hasMessageContaining("expected an adapter of " + other).hasMessageContaining("got " + saved);
@@ -153,7 +155,7 @@ class LoraTest {
         Path config = folder.resolve("adapter_config.json");
         Path before = folder.resolve("before.json");
         for (double alpha : new double[] {8, 16}) {
-            try (LoraAdapter adapter = LoraAdapter.random(CONFIG, 4, alpha, ALL, 1)) {
+            try (Device device = Device.cpu(1); LoraAdapter adapter = LoraAdapter.random(device, CONFIG, 4, alpha, ALL, 1)) {
                 adapter.save(folder);
             }
             if (!Files.exists(before)) {
@@ -167,10 +169,11 @@ class LoraTest {
 
     @Test
     void filesAreThoseOfPeftAndComeBackAsTheyWere() throws IOException {
-        try (LoraAdapter adapter = LoraAdapter.random(CONFIG, 4, 8, EnumSet.of(LoraAdapter.Target.K_PROJ, LoraAdapter.Target.DOWN_PROJ), 1)) {
+        EnumSet<LoraAdapter.Target> two = EnumSet.of(LoraAdapter.Target.K_PROJ, LoraAdapter.Target.DOWN_PROJ);
+        try (Device device = Device.cpu(1); LoraAdapter adapter = LoraAdapter.random(device, CONFIG, 4, 8, two, 1)) {
             randomise(adapter.all(), 1, 3);
             adapter.save(folder);
-            try (LoraAdapter back = LoraAdapter.open(folder, CONFIG);
+            try (LoraAdapter back = LoraAdapter.open(device, folder, CONFIG);
                     Safetensors file = Safetensors.open(folder.resolve("adapter_model.safetensors"))) {
                 assertThat(back.all().toFloatArray()).isEqualTo(adapter.all().toFloatArray());
                 assertThat(file.tensors()).hasSize(8);
@@ -189,7 +192,9 @@ class LoraTest {
                 json.replaceFirst(", *\"down_proj\"|\"down_proj\", *", ""))) { // leaves its tensors behind
             assertThat(bad).isNotEqualTo(json);
             Files.writeString(config, bad);
-            assertThatThrownBy(() -> LoraAdapter.open(folder, CONFIG)).isInstanceOf(CheckpointException.class);
+            try (Device device = Device.cpu(1)) {
+                assertThatThrownBy(() -> LoraAdapter.open(device, folder, CONFIG)).isInstanceOf(CheckpointException.class);
+            }
         }
     }
 
@@ -200,10 +205,10 @@ class LoraTest {
         Path plain = TestData.require("hf/stories260K");
         float[] expected;
         try (Device device = Device.cpu(2); Parameters weights = GradientGoldenTest.parameters(device, plain);
-                LoraAdapter adapter = LoraAdapter.random(weights.config(), 4, 8, ALL, 1)) {
+                LoraAdapter adapter = LoraAdapter.random(device, weights.config(), 4, 8, ALL, 1)) {
             randomise(adapter.all(), 0.05, 3);
             adapter.save(folder.resolve("adapter"));
-            adapter.add(device, weights.weights(), Rope.Layout.HALVES);
+            adapter.add(weights.weights(), Rope.Layout.HALVES);
             ModelDirectory.prepare(folder.resolve("merged"), weights.config(), plain);
             ModelDirectory.writeWeights(folder.resolve("merged"), weights);
         }

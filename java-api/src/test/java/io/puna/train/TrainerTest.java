@@ -42,7 +42,7 @@ class TrainerTest {
     }
 
     /** {@return batches of random tokens; a few targets do not count} */
-    private static FixedBatches batches(int count, int sequences, int tokens) {
+    static FixedBatches batches(int count, int sequences, int tokens) {
         SplittableRandom random = new SplittableRandom(5);
         int[][] ids = new int[count][sequences * tokens];
         int[][] targets = new int[count][sequences * tokens];
@@ -64,7 +64,7 @@ class TrainerTest {
     void oneBatchIsLearntByHeart(Recomputation recomputation) {
         TrainingOptions options = TrainingOptions.of(400, SEQUENCES, TOKENS, 1e-2).withSchedule(10, Schedule.COSINE).withWeightDecay(0)
                 .withRecomputation(recomputation);
-        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(config(), 1);
+        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(device, config(), 1);
                 Trainer trainer = new Trainer(device, weights, batches(1, SEQUENCES, TOKENS), options)) {
             double first = trainer.step().loss();
             assertThat(first).isCloseTo(Math.log(61), within(0.2));
@@ -85,8 +85,8 @@ class TrainerTest {
         batches(1, SEQUENCES, TOKENS).next(ids, targets, SEQUENCES);
         SplittableRandom random = new SplittableRandom(3);
         // The reference kernels sum in double: of a difference of losses more digits are left.
-        try (Device device = Device.cpu(1, Device.Isa.REFERENCE); Parameters weights = Parameters.random(config, 2);
-                Parameters gradient = Parameters.zeros(config);
+        try (Device device = Device.cpu(1, Device.Isa.REFERENCE); Parameters weights = Parameters.random(device, config, 2);
+                Parameters gradient = Parameters.zeros(device, config);
                 LossGradient loss = new LossGradient(device, config, Recomputation.FULL, SEQUENCES, TOKENS)) {
             for (long i = 0; i < weights.all().shape().elements(); i++) { // far from where attention is uniform
                 set(weights.all(), i, get(weights.all(), i) * (i % 3 == 0 ? 1.3f : 9));
@@ -132,7 +132,7 @@ class TrainerTest {
     void aRunTakenUpAgainHasTheBitsOfOneThatNeverStopped() throws IOException {
         float[] whole;
         List<Double> losses = new ArrayList<>();
-        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(config(), 1);
+        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(device, config(), 1);
                 Trainer trainer = new Trainer(device, weights, batches(5, SEQUENCES, TOKENS), options(17).withAccumulate(2))) {
             while (trainer.steps() < 17) {
                 losses.add(trainer.step().loss());
@@ -142,7 +142,7 @@ class TrainerTest {
             }
             whole = weights.all().toFloatArray();
         }
-        try (Device device = Device.cpu(3); Parameters weights = Parameters.random(config(), 99);
+        try (Device device = Device.cpu(3); Parameters weights = Parameters.random(device, config(), 99);
                 Trainer trainer = new Trainer(device, weights, batches(5, SEQUENCES, TOKENS), options(17).withAccumulate(2))) {
             trainer.restore(folder);
             assertThat(trainer.steps()).isEqualTo(9);
@@ -163,8 +163,8 @@ class TrainerTest {
         int[] wideIds = IntStream.concat(Arrays.stream(ids[0]), Arrays.stream(ids[1])).toArray();
         int[] wideTargets = IntStream.concat(Arrays.stream(targets[0]), Arrays.stream(targets[1]))
                 .toArray();
-        try (Device device = Device.cpu(2); Parameters one = Parameters.random(config(), 1);
-                Parameters two = Parameters.random(config(), 1);
+        try (Device device = Device.cpu(2); Parameters one = Parameters.random(device, config(), 1);
+                Parameters two = Parameters.random(device, config(), 1);
                 Trainer wide = new Trainer(device, one, new FixedBatches(new int[][] {wideIds}, new int[][] {wideTargets}),
                         TrainingOptions.of(9, 2 * SEQUENCES, TOKENS, 1e-3));
                 Trainer accumulating = new Trainer(device, two, batches(2, SEQUENCES, TOKENS),
@@ -179,7 +179,7 @@ class TrainerTest {
 
     @Test
     void numbersThatAreNoneStopTheRunByNameAndChangeNothing() throws IOException {
-        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(config(), 1);
+        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(device, config(), 1);
                 Trainer trainer = new Trainer(device, weights, batches(3, SEQUENCES, TOKENS), options(9))) {
             trainer.step();
             trainer.save(folder);
@@ -196,7 +196,7 @@ class TrainerTest {
 
     @Test
     void aLossOutOfAllProportionStopsTheRun() {
-        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(config(), 1);
+        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(device, config(), 1);
                 Trainer trainer = new Trainer(device, weights, batches(3, SEQUENCES, TOKENS),
                         TrainingOptions.of(200, SEQUENCES, TOKENS, 30))) {
             assertThatThrownBy(() -> {
@@ -211,7 +211,7 @@ class TrainerTest {
     @Test
     void aStepThatIsLeftOutLeavesTheMomentsAsTheyWere() throws IOException {
         TrainingOptions options = TrainingOptions.of(60, SEQUENCES, TOKENS, 1e-3).withSchedule(0, Schedule.CONSTANT).withClip(1, 1.5);
-        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(config(), 1);
+        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(device, config(), 1);
                 Trainer trainer = new Trainer(device, weights, batches(1, SEQUENCES, TOKENS), options)) {
             while (trainer.steps() < 25) {
                 trainer.step();
@@ -239,7 +239,7 @@ class TrainerTest {
     @Test
     void aStepThatLeapsIsLeftOut() {
         FixedBatches calm = batches(1, SEQUENCES, TOKENS);
-        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(config(), 1);
+        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(device, config(), 1);
                 Trainer trainer = new Trainer(device, weights, calm,
                         TrainingOptions.of(60, SEQUENCES, TOKENS, 1e-5).withClip(1, 1.5))) {
             for (int i = 0; i < 30; i++) {
@@ -275,7 +275,7 @@ class TrainerTest {
         assertThatThrownBy(() -> TrainingOptions.of(0, 1, 1, 1e-3)).hasMessageContaining("steps: expected at least 1, got 0");
         assertThatThrownBy(() -> TrainingOptions.of(1, 1, 1, Double.NaN)).hasMessageContaining("learningRate");
         assertThatThrownBy(() -> TrainingOptions.of(5, 1, 1, 1).withSchedule(6, Schedule.WSD)).hasMessageContaining("warmup");
-        try (Device device = Device.cpu(1); Parameters weights = Parameters.random(config(), 1)) {
+        try (Device device = Device.cpu(1); Parameters weights = Parameters.random(device, config(), 1)) {
             try (Trainer trainer = new Trainer(device, weights, batches(1, SEQUENCES, TOKENS), options(2))) {
                 assertThatThrownBy(() -> trainer.evaluate(batches(1, SEQUENCES, TOKENS), 0))
                         .hasMessageContaining("batches: expected at least 1, got 0");

@@ -58,7 +58,7 @@ class TrainingPlanTest {
     private static void train(LlamaConfig config, Recomputation recomputation, int sequences, int tokens) {
         int[] ids = new SplittableRandom(1).ints((long) sequences * tokens, 0, config.vocabularySize()).toArray();
         TrainingOptions options = TrainingOptions.of(2, sequences, tokens, 1e-3).withRecomputation(recomputation);
-        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(config, 1);
+        try (Device device = Device.cpu(2); Parameters weights = Parameters.random(device, config, 1);
                 Trainer trainer = new Trainer(device, weights, new FixedBatches(new int[][] {ids}, new int[][] {ids}), options)) {
             trainer.step();
         }
