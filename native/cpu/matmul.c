@@ -218,9 +218,9 @@ typedef struct panel_job {
 
 /*
  * Fetches what is decoded next by and by, between the tiles: after those of rows [r, r + TILE_ROWS) of x. It lies far off, where no
- * hardware prefetcher looks; called in one go it would be waited for.
+ * hardware prefetcher looks; called in one go it would be waited for. Inlined, because GCC drops calls of a function that only fetches.
  */
-static void fetch_next(const panel_job *j, int64_t r) {
+PUNA_INLINE void fetch_next(const panel_job *j, int64_t r) {
     if (j->next == NULL) return;
     for (int64_t n = PANEL * r / j->rows, end = PANEL * (r + TILE_ROWS) / j->rows; n < end; n++)
         for (int64_t i = 0; i < j->next_bytes; i += 64) __builtin_prefetch(j->next + n * j->row_bytes + i, 0, 2);
