@@ -78,7 +78,7 @@ PUNA_INLINE void pack_tiles(const int32_t dtype, tile_panel *to, const char *row
                     VEC_WIDTH * bytes_of(dtype));
     const int shift = offset_shift(dtype, true);
     for (int64_t k = 0; k < depth / 4 && shift > 0; k++)
-        ivec_store(to->q[k], ivec_sub_i8(ivec_load(to->q[k]), ivec_set1(0x01010101 << shift)));
+        ivec_store(to->q[k], ivec_sub_i8(ivec_load(to->q[k]), ivec_set1((int32_t)(0x01010101u << shift))));
     pack_scales(dtype, &to->factors, rows, stride, depth);
 }
 
