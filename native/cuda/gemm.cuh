@@ -91,8 +91,10 @@ template <int kHow> __device__ void add_tile(float sum[2][4][4], const float *a_
     }
 }
 
+/* A tile's sum by itself: see multiply. */
 template <int kHow> __device__ void add_tile(float sum[2][4][4], const uint16_t *a_tile, const uint16_t *b_tile, int g, int t) {
     constexpr int kPitch = kTilePitch<uint16_t>;
+    float part[2][4][4] = {};
     for (int k = 0; k < kTileDepth; k += 16) {
         uint32_t a[2][4];
         for (int i = 0; i < 2; i++) {
@@ -105,9 +107,12 @@ template <int kHow> __device__ void add_tile(float sum[2][4][4], const uint16_t 
         for (int j = 0; j < 4; j++) {
             const uint32_t *at = (const uint32_t *)(b_tile + (8 * j + g) * kPitch + k + 2 * t);
             const uint32_t b[2] = {at[0], at[4]};
-            for (int i = 0; i < 2; i++) mma_bf16(sum[i][j], a[i], b);
+            for (int i = 0; i < 2; i++) mma_bf16(part[i][j], a[i], b);
         }
     }
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 4; j++)
+            for (int e = 0; e < 4; e++) sum[i][j][e] += part[i][j][e];
 }
 
 template <int kHow, class A, class B>
@@ -126,11 +131,7 @@ __global__ void __launch_bounds__(kTileThreads) gemm(A a, B b, output out, int64
         a.load(a_tile, m0, k0, K);
         b.load(b_tile, n0, k0, K);
         __syncthreads();
-        float part[2][4][4] = {}; /* a tile's sum by itself: the tensor cores' own additions round towards zero */
-        add_tile<kHow>(part, a_tile + m * kPitch, b_tile + n * kPitch, g, t);
-        for (int i = 0; i < 2; i++)
-            for (int j = 0; j < 4; j++)
-                for (int e = 0; e < 4; e++) c[i][j][e] += part[i][j][e];
+        add_tile<kHow>(c, a_tile + m * kPitch, b_tile + n * kPitch, g, t);
     }
     for (int i = 0; i < 2; i++)
         for (int j = 0; j < 4; j++)
