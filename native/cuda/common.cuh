@@ -177,6 +177,16 @@ template <class Operation> __device__ float block_reduce(float value) {
     return result;
 }
 
+/*
+ * Before a loop over an array that must stay in registers: where an index is not known when it is compiled, the whole array lies in local
+ * memory, for the loops that matter too.
+ */
+#if defined(__CUDACC__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL
+#endif
+
 /* The shared memory that a launch asks for. */
 #if defined(__CUDACC__)
 #define DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]

@@ -75,6 +75,7 @@ template <int kHow> __device__ void add_tile(float sum[2][4][4], const float *a_
     constexpr int kPitch = kTilePitch<float>;
     for (int k = 0; k < kTileDepth; k += 8) {
         split_tf32 a[2][4], b[2];
+        UNROLL
         for (int i = 0; i < 2; i++) {
             const float *at = a_tile + (16 * i + g) * kPitch + k + t;
             a[i][0] = split(at[0]);
@@ -82,10 +83,12 @@ template <int kHow> __device__ void add_tile(float sum[2][4][4], const float *a_
             a[i][2] = split(at[4]);
             a[i][3] = split(at[8 * kPitch + 4]);
         }
+        UNROLL
         for (int j = 0; j < 4; j++) {
             const float *at = b_tile + (8 * j + g) * kPitch + k + t;
             b[0] = split(at[0]);
             b[1] = split(at[4]);
+            UNROLL
             for (int i = 0; i < 2; i++) multiply<kHow == IN_PARTS>(sum[i][j], a[i], b);
         }
     }
@@ -97,6 +100,7 @@ template <int kHow> __device__ void add_tile(float sum[2][4][4], const uint16_t 
     float part[2][4][4] = {};
     for (int k = 0; k < kTileDepth; k += 16) {
         uint32_t a[2][4];
+        UNROLL
         for (int i = 0; i < 2; i++) {
             const uint32_t *at = (const uint32_t *)(a_tile + (16 * i + g) * kPitch + k + 2 * t);
             a[i][0] = at[0];
@@ -104,14 +108,19 @@ template <int kHow> __device__ void add_tile(float sum[2][4][4], const uint16_t 
             a[i][2] = at[4];
             a[i][3] = at[8 * kPitch / 2 + 4];
         }
+        UNROLL
         for (int j = 0; j < 4; j++) {
             const uint32_t *at = (const uint32_t *)(b_tile + (8 * j + g) * kPitch + k + 2 * t);
             const uint32_t b[2] = {at[0], at[4]};
+            UNROLL
             for (int i = 0; i < 2; i++) mma_bf16(part[i][j], a[i], b);
         }
     }
+    UNROLL
     for (int i = 0; i < 2; i++)
+        UNROLL
         for (int j = 0; j < 4; j++)
+            UNROLL
             for (int e = 0; e < 4; e++) sum[i][j][e] += part[i][j][e];
 }
 
@@ -133,8 +142,11 @@ __global__ void __launch_bounds__(kTileThreads) gemm(A a, B b, output out, int64
         __syncthreads();
         add_tile<kHow>(c, a_tile + m * kPitch, b_tile + n * kPitch, g, t);
     }
+    UNROLL
     for (int i = 0; i < 2; i++)
+        UNROLL
         for (int j = 0; j < 4; j++)
+            UNROLL
             for (int e = 0; e < 4; e++) {
                 int64_t row = m0 + m + 16 * i + g + e / 2 * 8, column = n0 + n + 8 * j + 2 * t + e % 2;
                 if (row >= M || column >= N) continue;
