@@ -8,8 +8,8 @@
  * The threads of a block are fibers, switched where they meet: barriers, shuffles, tensor-core products. Warps run one after
  * another between barriers, every second block from the last to the first. What a stream captures is a list of launches. Device
  * memory ends where an unreadable page begins, is itself unreadable unless a kernel or a copy runs, and holds no numbers before it is
- * written (its first MiB). PUNA_EMULATED_FAULT makes calls fail: no-driver, old-driver, no-device, memory (all allocations from then
- * on), illegal-address (launches).
+ * written (its first MiB). PUNA_EMULATED_FAULT makes calls fail: no-driver, old-driver, no-device, no-kernel, memory (all allocations
+ * from then on), illegal-address (launches).
  */
 #ifndef PUNA_EMULATED_CUDA_RUNTIME_H
 #define PUNA_EMULATED_CUDA_RUNTIME_H
@@ -70,6 +70,9 @@ enum { cudaStreamNonBlocking, cudaHostAllocMapped, cudaEventDisableTiming, cudaS
 typedef struct emulated_stream *cudaStream_t;
 typedef struct emulated_graph *cudaGraph_t, *cudaGraphExec_t;
 typedef struct emulated_event *cudaEvent_t;
+struct cudaFuncAttributes {
+    int ptxVersion;
+};
 struct cudaDeviceProp {
     char name[64];
     int major, minor, multiProcessorCount;
@@ -81,6 +84,7 @@ cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device);
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel);
 cudaError_t cudaMalloc(void **memory, size_t bytes);
 cudaError_t cudaFree(void *memory);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes);

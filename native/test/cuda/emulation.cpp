@@ -125,6 +125,11 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int) {
     return cudaSuccess;
 }
 
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *) {
+    *attributes = {0};
+    return fault("no-kernel") ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+}
+
 const char *cudaGetErrorName(cudaError_t error) {
     return error == cudaErrorIllegalAddress ? "cudaErrorIllegalAddress" : error == cudaErrorMemoryAllocation
            ? "cudaErrorMemoryAllocation" : error == cudaErrorInvalidConfiguration ? "cudaErrorInvalidConfiguration" : "cudaError";
