@@ -149,7 +149,7 @@ static puna_status allocate(puna_context *base, int64_t bytes, void **memory) {
     bool refused = false;
     puna_status status = run(base, "puna_memory_allocate", [&](cuda_context &) -> cudaError_t {
         cudaError_t error = cudaMalloc(memory, (size_t)bytes);
-        if (error != cudaErrorMemoryAllocation) return error;
+        if (error != cudaErrorMemoryAllocation && error != cudaErrorInvalidValue) return error; /* as beyond all there is */
         refused = true;
         cudaGetLastError();
         return cudaMemGetInfo(&free_bytes, &all_bytes);
