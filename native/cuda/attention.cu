@@ -207,7 +207,8 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
     constexpr int kPitch = kHD + 4, kThreads = 2 * kTileQueries<kHD>;
     float *q_tile = shared, *k_tile = q_tile + kTileQueries<kHD> * kPitch, *v_tile = k_tile + kTileKeys * kPitch;
     const attention_part &part = list.parts[blockIdx.z];
-    int64_t first = (int64_t)blockIdx.x * kTileQueries<kHD>, head = blockIdx.y;
+    /* The last rows, which see the most keys, come first: what is begun at the end is short. */
+    int64_t first = (int64_t)(gridDim.x - 1 - blockIdx.x) * kTileQueries<kHD>, head = blockIdx.y;
     if (first >= part.rows) return;
     int64_t last = min(first + kTileQueries<kHD>, part.rows) - 1, kv_head = head / (j.NH / j.NKV);
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, own = threadIdx.x / 32 * 16;

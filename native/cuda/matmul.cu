@@ -23,7 +23,7 @@ struct product_list {
 
 template <int kDtype, bool kVector, int kRows>
 static __global__ void __launch_bounds__(32 * kWarps)
-    few_rows(product_list list, int64_t row_bytes, const float *x, int64_t x_stride, int rows, int64_t K) {
+    few_rows(const __grid_constant__ product_list list, int64_t row_bytes, const float *x, int64_t x_stride, int rows, int64_t K) {
     take_turn();
     int64_t n0 = ((int64_t)blockIdx.x * kWarps + threadIdx.x / 32) * kColumns;
     int p = 0;

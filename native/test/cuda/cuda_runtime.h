@@ -29,6 +29,7 @@
 #define __shared__ static
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(threads)
+#define __grid_constant__
 
 struct dim3 {
     unsigned x, y, z;
