@@ -295,7 +295,8 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
                     unsigned owner_seen = __shfl_sync(kAllLanes, seen, owner);
                     UNROLL
                     for (int i = 0; i < 2; i++) {
-                        float even = __shfl_sync(kAllLanes, s[n][2 * i], owner), uneven = __shfl_sync(kAllLanes, s[n][2 * i + 1], owner);
+                        float even = __shfl_sync(kAllLanes, s[n][2 * i], owner);
+                        float uneven = __shfl_sync(kAllLanes, s[n][2 * i + 1], owner);
                         float weight = key % 2 == 0 ? even : uneven;
                         if (!(owner_seen >> (4 * n + 2 * i + key % 2) & 1)) continue;
                         UNROLL

@@ -104,8 +104,9 @@ template <int kHD, int kWhat> static __global__ void __launch_bounds__(2 * kOwn<
     float *own1 = shared, *own2 = own1 + kOwn<kHD> * kPitch;
     float *stream1 = own2 + kOwn<kHD> * kPitch, *stream2 = stream1 + kStream<kHD> * kPitch;
     int64_t own_rows = keys ? j.S : j.T, tiles = (own_rows + kOwn<kHD> - 1) / kOwn<kHD>, group = j.NH / j.NKV, shift = j.S - j.T;
-    int64_t b = blockIdx.x / tiles, tile = blockIdx.x % tiles; /* from the first keys, or from the last rows: the longest come first */
-    int64_t own0 = (keys ? tile : tiles - 1 - tile) * kOwn<kHD>, own_end = min(own0 + kOwn<kHD>, own_rows);
+    /* From the first keys, or from the last rows: those that meet the most come first. */
+    int64_t b = blockIdx.x / tiles, tile = keys ? blockIdx.x % tiles : tiles - 1 - blockIdx.x % tiles;
+    int64_t own0 = tile * kOwn<kHD>, own_end = min(own0 + kOwn<kHD>, own_rows);
     int64_t kv_head = keys ? blockIdx.y : blockIdx.y / group;
     int64_t first_head = keys ? kv_head * group : blockIdx.y, last_head = keys ? first_head + group : first_head + 1;
     const float *k = j.k + b * j.S * j.kv_stride + kv_head * j.HD, *v = j.v + b * j.S * j.kv_stride + kv_head * j.HD;

@@ -178,8 +178,8 @@ template <class Operation> __device__ float block_reduce(float value) {
 }
 
 /*
- * Before a loop over an array that must stay in registers: where an index is not known when it is compiled, the whole array lies in local
- * memory, for the loops that matter too.
+ * Before a loop over an array that must stay in registers: where an index is not known when it is compiled, the whole array lies in
+ * local memory, for the loops that matter too.
  */
 #if defined(__CUDACC__)
 #define UNROLL _Pragma("unroll")

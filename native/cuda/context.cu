@@ -129,8 +129,8 @@ static puna_status create(const puna_context_options *options, puna_fail_functio
     if (error != cudaSuccess) {
         puna_status status = cuda_failure(context, "puna_context_create", error);
         if (error == cudaErrorNoKernelImageForDevice)
-            status = fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: cuda:%d is %s, for which this library was not built: it serves "
-                          "compute capability 8.0 and later", context->device, context->name);
+            status = fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: cuda:%d is %s, for which this library was not built: it "
+                          "serves compute capability 8.0 and later", context->device, context->name);
         destroy(context);
         return status;
     }

@@ -2,7 +2,7 @@
  * The product of many rows: out (M, N) from a (M, K) and b (N, K), which loaders bring into shared memory as F32 or as BF16.
  *
  * Version 1: tiles of 64 x 64 x 32, four warps of 32 x 32 each, TF32 in two parts or BF16 (mma.cuh). One stage: other blocks of the
- * processor (five or more fit) work while one loads. Not measured. Next, in this order: cp.async with three stages; 128 x 128 tiles
+ * processor (four or more fit) work while one loads. Not measured. Next, in this order: cp.async with three stages; 128 x 128 tiles
  * with eight warps; BF16 m16n8k16 with x in three parts where weights are BF16; WGMMA on sm_90a; columns loaded two k at a time.
  */
 #ifndef PUNA_CUDA_GEMM_CUH

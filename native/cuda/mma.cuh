@@ -70,9 +70,9 @@ __device__ inline void mma_bf16(float c[4], const uint32_t a[4], const uint32_t 
 }
 
 /*
- * c += a b, the small products first. kRestOfB false: b's numbers are TF32 numbers. What the tensor cores add they cut off, they do not
- * round: left to add up along K they would drift towards zero by more than F32's own error. So they add the products of these eight k
- * alone, and the sum so far is added as any F32.
+ * c += a b, the small products first. kRestOfB false: b's numbers are TF32 numbers. What the tensor cores add they cut off, they do
+ * not round: left to add up along K they would drift towards zero by more than F32's own error. So they add the products of these
+ * eight k alone, and the sum so far is added as any F32.
  */
 template <bool kRestOfB> __device__ void multiply(float c[4], const split_tf32 a[4], const split_tf32 b[2]) {
     const uint32_t a_high[4] = {a[0].high, a[1].high, a[2].high, a[3].high};

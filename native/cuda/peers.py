@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Times what PyTorch has of the operations that puna-test --times-on-cuda times, on the same shapes: native/cuda/check runs both.
 
-Operands are used in turn until they are 256 MiB, so that they come from memory. F32 products are PyTorch's without TF32. Products of
-block types have no counterpart; those of F16 and BF16 are PyTorch's with activations of the same type.
+Operands are used in turn until they are 256 MiB, so that they come from memory. F32 products are PyTorch's without TF32. Products
+of block types have no counterpart; those of F16 and BF16 are PyTorch's with activations of the same type.
 """
 import time
 

@@ -471,8 +471,8 @@ void test_times_on_cuda(const char *word) {
     t.memory = memory;
     puna_context_describe(t.context, line, sizeof line);
     double copied = 2.0 * COPIED_BYTES / time_calls(&t);
-    printf("%s: copies at %.1f GB/s, read and write counted; up to %d sets of operands in turn, %d MiB\n", line, copied * 1e-9, TIMED_SETS,
-           COLD_BYTES >> 20);
+    printf("%s: copies at %.1f GB/s, read and write counted; up to %d sets of operands in turn, %d MiB\n", line, copied * 1e-9,
+           TIMED_SETS, COLD_BYTES >> 20);
     for (int64_t i = 0; i < test_op_count; i++)
         for (int64_t k = 0; strstr(test_ops[i]->name, word) != NULL && k < test_ops[i]->benchmark_count; k++) {
             t.op = test_ops[i], t.d = test_ops[i]->benchmarks[k];

@@ -8,8 +8,8 @@
  * The threads of a block are fibers, switched where they meet: barriers, shuffles, tensor-core products. Warps run one after
  * another between barriers, every second block from the last to the first. What a stream captures is a list of launches. Device
  * memory ends where an unreadable page begins, is itself unreadable unless a kernel or a copy runs, and holds no numbers before it is
- * written (its first MiB). PUNA_EMULATED_FAULT makes calls fail: no-driver, old-driver, no-device, no-kernel, memory (all allocations
- * from then on), illegal-address (launches).
+ * written (its first MiB). PUNA_EMULATED_FAULT makes calls fail: no-driver, old-driver, no-device, no-kernel, memory (all
+ * allocations from then on), illegal-address (launches).
  */
 #ifndef PUNA_EMULATED_CUDA_RUNTIME_H
 #define PUNA_EMULATED_CUDA_RUNTIME_H

@@ -342,9 +342,9 @@ static int exponent_of(float value) {
 }
 
 /*
- * c plus n products as tensor cores add them (Fasi et al. 2021, "Numerical behavior of NVIDIA tensor cores"): products are exact, all
- * numbers are aligned to the largest and cut off 24 bits below its first, and so is the sum to F32. Nothing rounds to nearest, so a long
- * sum that is left to them drifts towards zero. That is compute capability 8.0; later devices are said to keep somewhat more.
+ * c plus n products as tensor cores add them (Fasi et al. 2021, "Numerical behavior of NVIDIA tensor cores"): products are exact,
+ * all numbers are aligned to the largest and cut off 24 bits below its first, and so is the sum to F32. Nothing rounds to nearest,
+ * so a long sum that is left to them drifts towards zero. That is compute capability 8.0; later devices are said to keep more.
  */
 static float cut_sum(float c, const float *a, const float *b, int n) {
     int top = exponent_of(c);
