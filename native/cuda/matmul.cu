@@ -87,7 +87,8 @@ puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul
                 list.outs[i] = {y[p], products[p].y_stride, products[p].accumulate};
                 list.ws[i] = (const char *)w[p];
                 list.N[i] = products[p].N;
-                vector = vector && (type >= PUNA_DTYPE_Q8_0 || aligned_rows(w[p], puna_row_bytes(type, K)));
+                bool aligned = type < PUNA_DTYPE_Q8_0 || type == PUNA_DTYPE_Q4_K; /* others are read two bytes at a time */
+                vector = vector && (!aligned || aligned_rows(w[p], puna_row_bytes(type, K)));
             }
             CUDA_TRY(for_dtype(type, [&](auto dtype) {
                 constexpr int kDtype = decltype(dtype)::value;
