@@ -53,14 +53,22 @@ struct attention_call {
     float scale;
 };
 
-template <int32_t kDtype> static __device__ float key_value(const char *data, int64_t i) { return puna_value(data, kDtype, i); }
+/* Element i of a cache; puna_value without the arithmetic that the device has an instruction for. */
+template <int32_t kDtype> static __device__ float key_value(const char *data, int64_t i) {
+    if constexpr (kDtype == PUNA_DTYPE_Q8_0) {
+        const puna_q8_0 *block = (const puna_q8_0 *)data + i / 32;
+        return f16_value(block->d) * (float)block->q[i % 32];
+    } else {
+        return plain_value(data, kDtype, i);
+    }
+}
 
 /* The largest score so far as it may be subtracted: of nothing but minus infinities every weight is zero. */
 static __device__ float shift_of(float largest) { return largest == -INFINITY ? 0 : largest; }
 
 /* ------------------------------------------------- few rows --------------------------------------------------------- */
 
-constexpr int kFewWarps = 4, kHeads = 4, kLaneWidth = PUNA_CUDA_MOST_WIDTH / 32;
+constexpr int kFewWarps = 4, kHeads = 4;
 
 /* The part and the row in it of the call's row-th row. */
 static __device__ int find_row(const part_list &list, int64_t &row) {
@@ -70,11 +78,12 @@ static __device__ int find_row(const part_list &list, int64_t &row) {
 }
 
 /* partial (rows, splits, NH, HD + 2): the sums, then the largest score and the total of weights. */
-template <int32_t kDtype>
+template <int kHD, int32_t kDtype>
 static __global__ void __launch_bounds__(32 * kFewWarps)
     attend_split(attention_call j, part_list list, int64_t first_row, int64_t split_keys, int64_t splits, float *partial) {
     take_turn();
-    __shared__ float sums[kFewWarps][kHeads][PUNA_CUDA_MOST_WIDTH];
+    constexpr int kLaneWidth = kHD / 32;
+    __shared__ float sums[kFewWarps][kHeads][kHD];
     __shared__ float largests[kFewWarps][kHeads], totals[kFewWarps][kHeads];
     int64_t group = j.NH / j.NKV, groups = (group + kHeads - 1) / kHeads;
     int64_t unit = blockIdx.x, split = blockIdx.y;
@@ -163,7 +172,7 @@ static __global__ void join_splits(attention_call j, part_list list, int64_t fir
     if (j.lse != nullptr && threadIdx.x == 0) j.lse[part.lse + head * part.rows + at_row] = largest + logf(total);
 }
 
-template <int32_t kDtype> static cudaError_t attend_few(cuda_context &c, const attention_call &j, const part_list &list) {
+template <int kHD, int32_t kDtype> static cudaError_t attend_few(cuda_context &c, const attention_call &j, const part_list &list) {
     int64_t rows = 0, keys = 0, group = j.NH / j.NKV, groups = puna_ceil_div(group, kHeads);
     for (int p = 0; p < list.count; p++) {
         const attention_part &part = list.parts[p];
@@ -180,7 +189,7 @@ template <int32_t kDtype> static cudaError_t attend_few(cuda_context &c, const a
     for (int64_t r = 0; r < rows; r += most) {
         int64_t part = puna_min(most, rows - r);
         dim3 grid((unsigned)(part * j.NKV * groups), (unsigned)splits), joined((unsigned)part, (unsigned)j.NH);
-        CUDA_TRY(launch_next(c, attend_split<kDtype>, grid, 32 * kFewWarps, 0, j, list, r, split_keys, splits, partial));
+        CUDA_TRY(launch_next(c, attend_split<kHD, kDtype>, grid, 32 * kFewWarps, 0, j, list, r, split_keys, splits, partial));
         CUDA_TRY(launch_next(c, join_splits, joined, 64, 0, j, list, r, split_keys, splits, partial));
     }
     return cudaSuccess;
@@ -198,7 +207,8 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
     constexpr int kPitch = kHD + 4, kThreads = 2 * kTileQueries<kHD>;
     float *q_tile = shared, *k_tile = q_tile + kTileQueries<kHD> * kPitch, *v_tile = k_tile + kTileKeys * kPitch;
     const attention_part &part = list.parts[blockIdx.z];
-    int64_t first = (int64_t)blockIdx.x * kTileQueries<kHD>, head = blockIdx.y;
+    /* The last rows, which see the most keys, come first: what is begun at the end is short. */
+    int64_t first = (int64_t)(gridDim.x - 1 - blockIdx.x) * kTileQueries<kHD>, head = blockIdx.y;
     if (first >= part.rows) return;
     int64_t last = min(first + kTileQueries<kHD>, part.rows) - 1, kv_head = head / (j.NH / j.NKV);
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, own = threadIdx.x / 32 * 16;
@@ -229,7 +239,9 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
 
         float s[kTileKeys / 8][4] = {};
         if (odd) {
+            UNROLL
             for (int n = 0; n < kTileKeys / 8; n++)
+                UNROLL
                 for (int e = 0; e < 4; e++) {
                     const float *q_r = q_tile + (own + g + e / 2 * 8) * kPitch, *k_r = k_tile + (8 * n + 2 * t + e % 2) * kPitch;
                     for (int d = 0; d < j.HD; d++) s[n][e] = fmaf(q_r[d], k_r[d], s[n][e]);
@@ -238,6 +250,7 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
             for (int d = 0; d < kHD; d += 8) {
                 const float *q_at = q_tile + (own + g) * kPitch + d + t;
                 split_tf32 a[4] = {split(q_at[0]), split(q_at[8 * kPitch]), split(q_at[4]), split(q_at[8 * kPitch + 4])};
+                UNROLL
                 for (int n = 0; n < kTileKeys / 8; n++) {
                     const float *k_at = k_tile + (8 * n + g) * kPitch + d + t;
                     split_tf32 b[2] = {split(k_at[0]), split(k_at[4])};
@@ -247,7 +260,9 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
         }
         float new_largest[2] = {largest[0], largest[1]};
         unsigned seen = 0; /* bit 4 n + e */
+        UNROLL
         for (int n = 0; n < kTileKeys / 8; n++)
+            UNROLL
             for (int e = 0; e < 4; e++) {
                 int64_t key = key0 + 8 * n + 2 * t + e % 2, position = part.position + first + own + g + e / 2 * 8;
                 bool visible = key <= position && (j.window == 0 || key > position - j.window) && key < end;
@@ -255,37 +270,49 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
                 seen |= (unsigned)visible << (4 * n + e);
                 new_largest[e / 2] = fmaxf(new_largest[e / 2], s[n][e]);
             }
+        UNROLL
         for (int i = 0; i < 2; i++) { /* a row's scores are in four lanes */
             new_largest[i] = fmaxf(new_largest[i], __shfl_xor_sync(kAllLanes, new_largest[i], 1));
             new_largest[i] = fmaxf(new_largest[i], __shfl_xor_sync(kAllLanes, new_largest[i], 2));
             float correction = expf(largest[i] - shift_of(new_largest[i]));
             largest[i] = new_largest[i];
             total[i] *= correction;
+            UNROLL
             for (int d = 0; d < kHD / 8; d++) y[d][2 * i] *= correction, y[d][2 * i + 1] *= correction;
         }
+        UNROLL
         for (int n = 0; n < kTileKeys / 8; n++)
+            UNROLL
             for (int e = 0; e < 4; e++) {
                 s[n][e] = expf(s[n][e] - shift_of(largest[e / 2]));
                 total[e / 2] += s[n][e];
             }
         if (odd) {
-            for (int key = 0; key < kTileKeys; key++) {
-                int n = key / 8, owner = (lane & ~3) | (key % 8 / 2);
-                unsigned owner_seen = __shfl_sync(kAllLanes, seen, owner);
-                for (int i = 0; i < 2; i++) {
-                    float even = __shfl_sync(kAllLanes, s[n][2 * i], owner), uneven = __shfl_sync(kAllLanes, s[n][2 * i + 1], owner);
-                    float weight = key % 2 == 0 ? even : uneven;
-                    if (!(owner_seen >> (4 * n + 2 * i + key % 2) & 1)) continue;
-                    for (int d = 0; d < kHD / 8; d++)
-                        for (int e = 0; e < 2; e++)
-                            y[d][2 * i + e] = fmaf(weight, v_tile[key * kPitch + 8 * d + 2 * t + e], y[d][2 * i + e]);
+            UNROLL
+            for (int n = 0; n < kTileKeys / 8; n++)
+                for (int in_n = 0; in_n < 8; in_n++) {
+                    int key = 8 * n + in_n, owner = (lane & ~3) | (in_n / 2);
+                    unsigned owner_seen = __shfl_sync(kAllLanes, seen, owner);
+                    UNROLL
+                    for (int i = 0; i < 2; i++) {
+                        float even = __shfl_sync(kAllLanes, s[n][2 * i], owner);
+                        float uneven = __shfl_sync(kAllLanes, s[n][2 * i + 1], owner);
+                        float weight = key % 2 == 0 ? even : uneven;
+                        if (!(owner_seen >> (4 * n + 2 * i + key % 2) & 1)) continue;
+                        UNROLL
+                        for (int d = 0; d < kHD / 8; d++)
+                            UNROLL
+                            for (int e = 0; e < 2; e++)
+                                y[d][2 * i + e] = fmaf(weight, v_tile[key * kPitch + 8 * d + 2 * t + e], y[d][2 * i + e]);
+                    }
                 }
-            }
             continue;
         }
+        UNROLL
         for (int n = 0; n < kTileKeys / 8; n++) {
             /* Column t of the left side is key 2 t, column t + 4 is key 2 t + 1; the right side's rows likewise. */
             split_tf32 a[4] = {split(s[n][0]), split(s[n][2]), split(s[n][1]), split(s[n][3])};
+            UNROLL
             for (int d = 0; d < kHD / 8; d++) {
                 const float *v_at = v_tile + (8 * n + 2 * t) * kPitch + 8 * d + g;
                 split_tf32 b[2] = {split(v_at[0]), split(v_at[kPitch])};
@@ -293,13 +320,16 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
             }
         }
     }
+    UNROLL
     for (int i = 0; i < 2; i++) {
         total[i] += __shfl_xor_sync(kAllLanes, total[i], 1);
         total[i] += __shfl_xor_sync(kAllLanes, total[i], 2);
         int64_t r = first + own + g + 8 * i;
         if (r > last) continue;
         float *to = j.y + (part.first + r) * j.y_stride + head * j.HD;
+        UNROLL
         for (int d = 0; d < kHD / 8; d++)
+            UNROLL
             for (int e = 0; e < 2; e++)
                 if (8 * d + 2 * t + e < j.HD) to[8 * d + 2 * t + e] = y[d][2 * i + e] / total[i];
         if (j.lse != nullptr && t == 0) j.lse[part.lse + head * part.rows + r] = largest[i] + logf(total[i]);
@@ -319,7 +349,9 @@ template <int kHD, int32_t kDtype> static cudaError_t attend_many(cuda_context &
 
 template <int32_t kDtype> static cudaError_t attend(cuda_context &c, const attention_call &j, const part_list &list, bool few) {
     if (list.count == 0) return cudaSuccess;
-    if (few) return attend_few<kDtype>(c, j, list);
+    if (few)
+        return j.HD <= 64 ? attend_few<64, kDtype>(c, j, list) : j.HD <= 128 ? attend_few<128, kDtype>(c, j, list)
+               : attend_few<256, kDtype>(c, j, list);
     return j.HD <= 64 ? attend_many<64, kDtype>(c, j, list) : j.HD <= 96 ? attend_many<96, kDtype>(c, j, list)
            : j.HD <= 128 ? attend_many<128, kDtype>(c, j, list) : attend_many<256, kDtype>(c, j, list);
 }

@@ -61,6 +61,7 @@ template <int kHD> static __device__ void scores(float (*c)[4], const float *own
     for (int d = 0; d < kHD; d += 8) {
         const float *at = own + g * kPitch + d + t;
         split_tf32 a[4] = {split(at[0]), split(at[8 * kPitch]), split(at[4]), split(at[8 * kPitch + 4])};
+        UNROLL
         for (int n = 0; n < kStream<kHD> / 8; n++) {
             const float *from = stream + (8 * n + g) * kPitch + d + t;
             split_tf32 b[2] = {split(from[0]), split(from[4])};
@@ -72,8 +73,10 @@ template <int kHD> static __device__ void scores(float (*c)[4], const float *own
 /* sum (16, HD) += c (16, 8 n) times streamed rows, in the order of columns that attention.cu explains. */
 template <int kHD> static __device__ void add_products(float (*sum)[4], const float (*c)[4], const float *stream, int g, int t) {
     constexpr int kPitch = kHD + 4;
+    UNROLL
     for (int n = 0; n < kStream<kHD> / 8; n++) {
         split_tf32 a[4] = {split(c[n][0]), split(c[n][2]), split(c[n][1]), split(c[n][3])};
+        UNROLL
         for (int d = 0; d < kHD / 8; d++) {
             const float *from = stream + (8 * n + 2 * t) * kPitch + 8 * d + g;
             split_tf32 b[2] = {split(from[0]), split(from[kPitch])};
@@ -84,7 +87,9 @@ template <int kHD> static __device__ void add_products(float (*sum)[4], const fl
 
 template <int kHD> static __device__ void store(float *out, int64_t stride, const float (*sum)[4], float factor, int64_t row,
                                                 int64_t end, int64_t HD, int t) {
+    UNROLL
     for (int d = 0; d < kHD / 8; d++)
+        UNROLL
         for (int e = 0; e < 4; e++) {
             int64_t r = row + e / 2 * 8, column = 8 * d + 2 * t + e % 2;
             if (r < end && column < HD) out[r * stride + column] = sum[d][e] * factor;
@@ -99,7 +104,9 @@ template <int kHD, int kWhat> static __global__ void __launch_bounds__(2 * kOwn<
     float *own1 = shared, *own2 = own1 + kOwn<kHD> * kPitch;
     float *stream1 = own2 + kOwn<kHD> * kPitch, *stream2 = stream1 + kStream<kHD> * kPitch;
     int64_t own_rows = keys ? j.S : j.T, tiles = (own_rows + kOwn<kHD> - 1) / kOwn<kHD>, group = j.NH / j.NKV, shift = j.S - j.T;
-    int64_t b = blockIdx.x / tiles, own0 = blockIdx.x % tiles * kOwn<kHD>, own_end = min(own0 + kOwn<kHD>, own_rows);
+    /* From the first keys, or from the last rows: those that meet the most come first. */
+    int64_t b = blockIdx.x / tiles, tile = keys ? blockIdx.x % tiles : tiles - 1 - blockIdx.x % tiles;
+    int64_t own0 = tile * kOwn<kHD>, own_end = min(own0 + kOwn<kHD>, own_rows);
     int64_t kv_head = keys ? blockIdx.y : blockIdx.y / group;
     int64_t first_head = keys ? kv_head * group : blockIdx.y, last_head = keys ? first_head + group : first_head + 1;
     const float *k = j.k + b * j.S * j.kv_stride + kv_head * j.HD, *v = j.v + b * j.S * j.kv_stride + kv_head * j.HD;
@@ -137,7 +144,9 @@ template <int kHD, int kWhat> static __global__ void __launch_bounds__(2 * kOwn<
             float p[kStream<kHD> / 8][4] = {}, ds[kStream<kHD> / 8][4] = {};
             scores<kHD>(p, own1 + own * kPitch, stream1, g, t);
             if (first_wanted) scores<kHD>(ds, own2 + own * kPitch, stream2, g, t);
+            UNROLL
             for (int n = 0; n < kStream<kHD> / 8; n++)
+                UNROLL
                 for (int e = 0; e < 4; e++) {
                     int own_at = own + g + e / 2 * 8, stream_at = 8 * n + 2 * t + e % 2;
                     int64_t own_row = own0 + own_at, stream_row = stream0 + stream_at;

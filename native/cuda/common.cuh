@@ -33,7 +33,7 @@ struct cuda_context : puna_context {
     int device;
     int32_t precision; /* PUNA_PRECISION_*                                                                          */
     int processors;
-    bool early; /* whether the device can place blocks of a kernel before the one ahead of it has ended              */
+    bool early; /* whether blocks of a kernel can be placed before the one ahead of it has ended                     */
     cudaStream_t stream;
     pthread_mutex_t mutex;
     char *scratch;
@@ -90,12 +90,12 @@ cudaError_t queue(cuda_context &context, bool early, void (*kernel)(Parameters..
     cudaLaunchConfig_t config = {};
     config.gridDim = grid, config.blockDim = dim3((unsigned)threads), config.dynamicSmemBytes = (size_t)shared_bytes;
     config.stream = context.stream, config.attrs = &attribute, config.numAttrs = early;
-    CUDA_TRY(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+    return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 #else
     (void)early;
     emulated_launch(context.stream, grid, threads, shared_bytes, [=] { kernel(static_cast<Parameters>(arguments)...); });
-#endif
     return cudaGetLastError();
+#endif
 }
 
 template <class... Parameters, class... Arguments>
@@ -176,6 +176,16 @@ template <class Operation> __device__ float block_reduce(float value) {
     for (int w = 1; w < kRowThreads / 32; w++) result = operation(result, warps[w]);
     return result;
 }
+
+/*
+ * Before a loop over an array that must stay in registers: where an index is not known when it is compiled, the whole array lies in
+ * local memory, for the loops that matter too.
+ */
+#if defined(__CUDACC__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL
+#endif
 
 /* The shared memory that a launch asks for. */
 #if defined(__CUDACC__)

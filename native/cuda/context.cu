@@ -54,8 +54,9 @@ static puna_status no_device(puna_fail_function fail, int device, int count, cud
     return fail(unsupported, "puna_context_create: there is no device cuda:%d, the last one is cuda:%d", device, count - 1);
 }
 
-/* A recording's scratch and results are its parent's. What it replayed may be running still: cudaFree waits for that. */
+/* A recording's scratch and results are its parent's. What it replayed may be running still, on the parent's stream. */
 static void destroy_recording(cuda_context *context) {
+    if (context->parent != nullptr) cudaStreamSynchronize(static_cast<cuda_context *>(context->parent)->stream);
     if (!context->recorded.ended) { /* the stream is still recording */
         cudaGraph_t recorded = nullptr;
         cudaStreamEndCapture(context->stream, &recorded);
@@ -91,14 +92,19 @@ static void destroy(puna_context *base) {
     free(context);
 }
 
+/* Every kernel of the library has the code that this one has. */
+static __global__ void nothing() {}
+
 static cudaError_t set_up(cuda_context *context) {
     cudaDeviceProp properties;
     CUDA_TRY(cudaSetDevice(context->device));
     CUDA_TRY(cudaGetDeviceProperties(&properties, context->device));
     context->processors = properties.multiProcessorCount;
-    context->early = properties.major >= 9;
     snprintf(context->name, sizeof context->name, "%.200s, sm_%d%d, %.1f GiB", properties.name, properties.major, properties.minor,
              (double)properties.totalGlobalMem / (1 << 30));
+    cudaFuncAttributes attributes;
+    CUDA_TRY(cudaFuncGetAttributes(&attributes, (const void *)nothing));
+    context->early = attributes.ptxVersion >= 90; /* what take_turn was compiled for, whatever the device is */
     CUDA_TRY(cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking));
     CUDA_TRY(cudaMalloc((void **)&context->scratch, kScratchBytes));
     CUDA_TRY(cudaHostAlloc(&context->results, kResultBytes, cudaHostAllocMapped));
@@ -122,6 +128,9 @@ static puna_status create(const puna_context_options *options, puna_fail_functio
     error = set_up(context);
     if (error != cudaSuccess) {
         puna_status status = cuda_failure(context, "puna_context_create", error);
+        if (error == cudaErrorNoKernelImageForDevice)
+            status = fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: cuda:%d is %s, for which this library was not built: it "
+                          "serves compute capability 8.0 and later", context->device, context->name);
         destroy(context);
         return status;
     }
@@ -140,7 +149,7 @@ static puna_status allocate(puna_context *base, int64_t bytes, void **memory) {
     bool refused = false;
     puna_status status = run(base, "puna_memory_allocate", [&](cuda_context &) -> cudaError_t {
         cudaError_t error = cudaMalloc(memory, (size_t)bytes);
-        if (error != cudaErrorMemoryAllocation) return error;
+        if (error != cudaErrorMemoryAllocation && error != cudaErrorInvalidValue) return error; /* as beyond all there is */
         refused = true;
         cudaGetLastError();
         return cudaMemGetInfo(&free_bytes, &all_bytes);
@@ -160,13 +169,18 @@ static puna_status available(puna_context *base, int64_t *free_bytes, int64_t *a
     });
 }
 
-/* cudaFree waits for the device, so that nothing that was queued before loses its memory. A poisoned context frees too. */
+/* What was queued before keeps its memory until it is done. A poisoned context frees too. */
 static puna_status release(puna_context *base, void *memory) {
     cuda_context *context = static_cast<cuda_context *>(base);
     pthread_mutex_lock(&context->mutex);
     cudaError_t error = cudaSetDevice(context->device);
-    if (error == cudaSuccess) error = cudaFree(memory);
+    if (error == cudaSuccess) {
+        cudaError_t failed = cudaStreamSynchronize(context->stream);
+        error = cudaFree(memory);
+        if (failed != cudaSuccess) error = failed;
+    }
     bool known = context->poison[0] != '\0';
+    if (known) cudaGetLastError();
     puna_status status = error == cudaSuccess || known ? PUNA_STATUS_OK : cuda_failure(context, "puna_memory_free", error);
     pthread_mutex_unlock(&context->mutex);
     return status;

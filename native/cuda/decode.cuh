@@ -10,7 +10,7 @@ __device__ inline void bytes_of(uint32_t word, int shift, uint32_t mask, int byt
 
 /*
  * w[0..7] = elements k to k + 7 of a row of K, k a multiple of 8; zero from K on. kVector: the row is aligned to 16 bytes and K a
- * multiple of 8 (it matters to plain types only).
+ * multiple of 8 (it matters to plain types, and to Q4_K, whose blocks are 9 times 16 bytes).
  */
 template <int kDtype, bool kVector> __device__ void decode_eight(const char *row, int64_t k, int64_t K, float w[8]) {
     if constexpr (kDtype == PUNA_DTYPE_F32) {
@@ -49,10 +49,23 @@ template <int kDtype, bool kVector> __device__ void decode_eight(const char *row
         const puna_q4_k *block = (const puna_q4_k *)row + k / 256;
         int at = (int)(k % 256), shift = at % 64 < 32 ? 0 : 4, nibbles[8], scale, min;
         const uint8_t *q = block->q + at / 64 * 32 + at % 32;
-        puna_q4_k_scale(block, at / 32, &scale, &min);
-        float d = f16_value(block->d) * (float)scale, m = f16_value(block->m) * (float)min;
-        bytes_of(four_bytes(q), shift, 15, nibbles);
-        bytes_of(four_bytes(q + 4), shift, 15, nibbles + 4);
+        float d, m;
+        if constexpr (kVector) {
+            uint4 head = *(const uint4 *)block; /* d, m and puna_q4_k_scale's twelve bytes */
+            uint2 words = *(const uint2 *)q;
+            uint32_t j = (uint32_t)at / 32, from = j % 4 * 8;
+            uint32_t first = head.y >> from & 255, second = head.z >> from & 255, third = head.w >> from & 255;
+            scale = (int)(j < 4 ? first & 63 : (third & 15) | first >> 6 << 4);
+            min = (int)(j < 4 ? second & 63 : third >> 4 | second >> 6 << 4);
+            d = f16_value((uint16_t)head.x) * (float)scale, m = f16_value((uint16_t)(head.x >> 16)) * (float)min;
+            bytes_of(words.x, shift, 15, nibbles);
+            bytes_of(words.y, shift, 15, nibbles + 4);
+        } else {
+            puna_q4_k_scale(block, at / 32, &scale, &min);
+            d = f16_value(block->d) * (float)scale, m = f16_value(block->m) * (float)min;
+            bytes_of(four_bytes(q), shift, 15, nibbles);
+            bytes_of(four_bytes(q + 4), shift, 15, nibbles + 4);
+        }
         for (int i = 0; i < 8; i++) w[i] = d * (float)nibbles[i] - m;
     } else {
         const puna_q6_k *block = (const puna_q6_k *)row + k / 256;

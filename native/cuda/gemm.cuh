@@ -2,7 +2,7 @@
  * The product of many rows: out (M, N) from a (M, K) and b (N, K), which loaders bring into shared memory as F32 or as BF16.
  *
  * Version 1: tiles of 64 x 64 x 32, four warps of 32 x 32 each, TF32 in two parts or BF16 (mma.cuh). One stage: other blocks of the
- * processor (five or more fit) work while one loads. Not measured. Next, in this order: cp.async with three stages; 128 x 128 tiles
+ * processor (four or more fit) work while one loads. Not measured. Next, in this order: cp.async with three stages; 128 x 128 tiles
  * with eight warps; BF16 m16n8k16 with x in three parts where weights are BF16; WGMMA on sm_90a; columns loaded two k at a time.
  */
 #ifndef PUNA_CUDA_GEMM_CUH
@@ -75,6 +75,7 @@ template <int kHow> __device__ void add_tile(float sum[2][4][4], const float *a_
     constexpr int kPitch = kTilePitch<float>;
     for (int k = 0; k < kTileDepth; k += 8) {
         split_tf32 a[2][4], b[2];
+        UNROLL
         for (int i = 0; i < 2; i++) {
             const float *at = a_tile + (16 * i + g) * kPitch + k + t;
             a[i][0] = split(at[0]);
@@ -82,19 +83,24 @@ template <int kHow> __device__ void add_tile(float sum[2][4][4], const float *a_
             a[i][2] = split(at[4]);
             a[i][3] = split(at[8 * kPitch + 4]);
         }
+        UNROLL
         for (int j = 0; j < 4; j++) {
             const float *at = b_tile + (8 * j + g) * kPitch + k + t;
             b[0] = split(at[0]);
             b[1] = split(at[4]);
+            UNROLL
             for (int i = 0; i < 2; i++) multiply<kHow == IN_PARTS>(sum[i][j], a[i], b);
         }
     }
 }
 
+/* A tile's sum by itself: see multiply. */
 template <int kHow> __device__ void add_tile(float sum[2][4][4], const uint16_t *a_tile, const uint16_t *b_tile, int g, int t) {
     constexpr int kPitch = kTilePitch<uint16_t>;
+    float part[2][4][4] = {};
     for (int k = 0; k < kTileDepth; k += 16) {
         uint32_t a[2][4];
+        UNROLL
         for (int i = 0; i < 2; i++) {
             const uint32_t *at = (const uint32_t *)(a_tile + (16 * i + g) * kPitch + k + 2 * t);
             a[i][0] = at[0];
@@ -102,12 +108,20 @@ template <int kHow> __device__ void add_tile(float sum[2][4][4], const uint16_t 
             a[i][2] = at[4];
             a[i][3] = at[8 * kPitch / 2 + 4];
         }
+        UNROLL
         for (int j = 0; j < 4; j++) {
             const uint32_t *at = (const uint32_t *)(b_tile + (8 * j + g) * kPitch + k + 2 * t);
             const uint32_t b[2] = {at[0], at[4]};
-            for (int i = 0; i < 2; i++) mma_bf16(sum[i][j], a[i], b);
+            UNROLL
+            for (int i = 0; i < 2; i++) mma_bf16(part[i][j], a[i], b);
         }
     }
+    UNROLL
+    for (int i = 0; i < 2; i++)
+        UNROLL
+        for (int j = 0; j < 4; j++)
+            UNROLL
+            for (int e = 0; e < 4; e++) sum[i][j][e] += part[i][j][e];
 }
 
 template <int kHow, class A, class B>
@@ -126,14 +140,13 @@ __global__ void __launch_bounds__(kTileThreads) gemm(A a, B b, output out, int64
         a.load(a_tile, m0, k0, K);
         b.load(b_tile, n0, k0, K);
         __syncthreads();
-        float part[2][4][4] = {}; /* a tile's sum by itself: the tensor cores' own additions round towards zero */
-        add_tile<kHow>(part, a_tile + m * kPitch, b_tile + n * kPitch, g, t);
-        for (int i = 0; i < 2; i++)
-            for (int j = 0; j < 4; j++)
-                for (int e = 0; e < 4; e++) c[i][j][e] += part[i][j][e];
+        add_tile<kHow>(c, a_tile + m * kPitch, b_tile + n * kPitch, g, t);
     }
+    UNROLL
     for (int i = 0; i < 2; i++)
+        UNROLL
         for (int j = 0; j < 4; j++)
+            UNROLL
             for (int e = 0; e < 4; e++) {
                 int64_t row = m0 + m + 16 * i + g + e / 2 * 8, column = n0 + n + 8 * j + 2 * t + e % 2;
                 if (row >= M || column >= N) continue;

@@ -15,6 +15,8 @@ static __global__ void log_softmax(float *y, const float *x, int64_t V) {
 }
 
 puna_status PUNA_KERNEL(log_softmax_forward)(puna_context *context, float *y, const float *x, int64_t rows, int64_t V) {
-    return run(context, "puna_log_softmax_forward",
-               [=](cuda_context &c) { return launch(c, log_softmax, (unsigned)rows, kRowThreads, 0, y, x, V); });
+    return run(context, "puna_log_softmax_forward", [=](cuda_context &c) {
+        if (rows > INT32_MAX) return cudaErrorInvalidConfiguration;
+        return launch(c, log_softmax, (unsigned)rows, kRowThreads, 0, y, x, V);
+    });
 }

@@ -23,7 +23,7 @@ struct product_list {
 
 template <int kDtype, bool kVector, int kRows>
 static __global__ void __launch_bounds__(32 * kWarps)
-    few_rows(product_list list, int64_t row_bytes, const float *x, int64_t x_stride, int rows, int64_t K) {
+    few_rows(const __grid_constant__ product_list list, int64_t row_bytes, const float *x, int64_t x_stride, int rows, int64_t K) {
     take_turn();
     int64_t n0 = ((int64_t)blockIdx.x * kWarps + threadIdx.x / 32) * kColumns;
     int p = 0;
@@ -87,7 +87,8 @@ puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul
                 list.outs[i] = {y[p], products[p].y_stride, products[p].accumulate};
                 list.ws[i] = (const char *)w[p];
                 list.N[i] = products[p].N;
-                vector = vector && (type >= PUNA_DTYPE_Q8_0 || aligned_rows(w[p], puna_row_bytes(type, K)));
+                bool aligned = type < PUNA_DTYPE_Q8_0 || type == PUNA_DTYPE_Q4_K; /* others are read two bytes at a time */
+                vector = vector && (!aligned || aligned_rows(w[p], puna_row_bytes(type, K)));
             }
             CUDA_TRY(for_dtype(type, [&](auto dtype) {
                 constexpr int kDtype = decltype(dtype)::value;

@@ -6,18 +6,25 @@ int64_t PUNA_KERNEL(matmul_backward_workspace_size)(puna_context *context) {
     return 0;
 }
 
+template <int kDtype>
+static cudaError_t input_gradient(cuda_context &c, const void *w, const float *dy, int64_t dy_stride, output out, int64_t rows,
+                                  int64_t N, int64_t K) {
+    int64_t row_bytes = dy_stride * (int64_t)sizeof(float);
+    column_loader<kDtype> b = {(const char *)w, K, K};
+    if (N % 8 == 0 && aligned_rows(dy, row_bytes))
+        return launch_gemm<kDtype>(c, row_loader<PUNA_DTYPE_F32, true>{(const char *)dy, row_bytes, rows}, b, out, rows, K, N);
+    return launch_gemm<kDtype>(c, row_loader<PUNA_DTYPE_F32, false>{(const char *)dy, row_bytes, rows}, b, out, rows, K, N);
+}
+
 puna_status PUNA_KERNEL(matmul_input_backward)(puna_context *context, float *dx, int64_t dx_stride, const void *w,
                                                int32_t w_dtype, const float *dy, int64_t dy_stride, int64_t rows, int64_t N,
                                                int64_t K, int32_t accumulate, void *workspace) {
     (void)workspace;
     return run(context, "puna_matmul_input_backward", [=](cuda_context &c) {
-        row_loader<PUNA_DTYPE_F32, false> a = {(const char *)dy, dy_stride * (int64_t)sizeof(float), rows};
         output out = {dx, dx_stride, accumulate};
-        if (w_dtype == PUNA_DTYPE_F32)
-            return launch_gemm<PUNA_DTYPE_F32>(c, a, column_loader<PUNA_DTYPE_F32>{(const char *)w, K, K}, out, rows, K, N);
-        if (w_dtype == PUNA_DTYPE_F16)
-            return launch_gemm<PUNA_DTYPE_F16>(c, a, column_loader<PUNA_DTYPE_F16>{(const char *)w, K, K}, out, rows, K, N);
-        return launch_gemm<PUNA_DTYPE_BF16>(c, a, column_loader<PUNA_DTYPE_BF16>{(const char *)w, K, K}, out, rows, K, N);
+        if (w_dtype == PUNA_DTYPE_F32) return input_gradient<PUNA_DTYPE_F32>(c, w, dy, dy_stride, out, rows, N, K);
+        if (w_dtype == PUNA_DTYPE_F16) return input_gradient<PUNA_DTYPE_F16>(c, w, dy, dy_stride, out, rows, N, K);
+        return input_gradient<PUNA_DTYPE_BF16>(c, w, dy, dy_stride, out, rows, N, K);
     });
 }
 

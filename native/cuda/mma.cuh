@@ -69,14 +69,20 @@ __device__ inline void mma_bf16(float c[4], const uint32_t a[4], const uint32_t 
 #endif
 }
 
-/* c += a b, the small products first. kRestOfB false: b's numbers are TF32 numbers. */
+/*
+ * c += a b, the small products first. kRestOfB false: b's numbers are TF32 numbers. What the tensor cores add they cut off, they do
+ * not round: left to add up along K they would drift towards zero by more than F32's own error. So they add the products of these
+ * eight k alone, and the sum so far is added as any F32.
+ */
 template <bool kRestOfB> __device__ void multiply(float c[4], const split_tf32 a[4], const split_tf32 b[2]) {
     const uint32_t a_high[4] = {a[0].high, a[1].high, a[2].high, a[3].high};
     const uint32_t a_rest[4] = {a[0].rest, a[1].rest, a[2].rest, a[3].rest};
     const uint32_t b_high[2] = {b[0].high, b[1].high}, b_rest[2] = {b[0].rest, b[1].rest};
-    mma_tf32(c, a_rest, b_high);
-    if constexpr (kRestOfB) mma_tf32(c, a_high, b_rest);
-    mma_tf32(c, a_high, b_high);
+    float product[4] = {};
+    mma_tf32(product, a_rest, b_high);
+    if constexpr (kRestOfB) mma_tf32(product, a_high, b_rest);
+    mma_tf32(product, a_high, b_high);
+    for (int e = 0; e < 4; e++) c[e] += product[e];
 }
 
 #endif

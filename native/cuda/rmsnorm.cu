@@ -18,6 +18,7 @@ static __global__ void normalise(float *y, float *rstd, const float *x, const vo
 puna_status PUNA_KERNEL(rmsnorm_forward)(puna_context *context, float *y, float *rstd, const float *x, const void *g,
                                          int32_t g_dtype, int64_t rows, int64_t C, float eps) {
     return run(context, "puna_rmsnorm_forward", [=](cuda_context &c) {
+        if (rows > INT32_MAX) return cudaErrorInvalidConfiguration;
         return launch_next(c, normalise, (unsigned)rows, kRowThreads, 0, y, rstd, x, g, g_dtype, C, eps);
     });
 }
@@ -60,6 +61,7 @@ puna_status PUNA_KERNEL(rmsnorm_backward)(puna_context *context, float *dx, floa
                                           int32_t g_dtype, const float *rstd, const float *dy, int64_t rows, int64_t C,
                                           int32_t accumulate) {
     return run(context, "puna_rmsnorm_backward", [=](cuda_context &c) {
+        if (rows > INT32_MAX) return cudaErrorInvalidConfiguration;
         /* As many stretches at a time as the scratch holds; dg first, because dx may be dy. */
         int64_t most = puna_min(65535, kScratchBytes / (int64_t)sizeof(float) / C);
         if (dg != nullptr && most == 0) return cudaErrorInvalidValue; /* a row of 64 MiB */

@@ -381,7 +381,7 @@ void test_op_against_reference(const test_op *op) {
 
 /* ------------------------------------------------- times on a device ------------------------------------------------- */
 
-enum { TIMED_CALLS = 20, TIMED_RUNS = 9 };
+enum { TIMED_CALLS = 20, TIMED_RUNS = 9, TIMED_SETS = 16, COPIED_BYTES = 256 << 20, COLD_BYTES = 256 << 20 };
 
 static double seconds(void) {
     struct timespec now;
@@ -389,74 +389,94 @@ static double seconds(void) {
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-/* The median over runs of the seconds a call takes, calls queued one behind another and waited for once a run. */
-static double time_calls(puna_context *context, void *any, puna_status (*call)(void *), void *arguments) {
-    double times[TIMED_RUNS];
-    float waited;
-    for (int run = -1; run < TIMED_RUNS; run++) {
-        double start = seconds();
-        for (int i = 0; i < TIMED_CALLS; i++)
-            if (call(arguments) != PUNA_STATUS_OK) return NAN;
-        if (puna_memory_copy(context, &waited, any, sizeof waited) != PUNA_STATUS_OK) return NAN;
-        if (run < 0) continue; /* the first warms up */
-        int at = run;
-        for (double time = (seconds() - start) / TIMED_CALLS; at >= 0; at--) {
-            bool here = at == 0 || times[at - 1] <= time;
-            times[at] = here ? time : times[at - 1];
-            if (here) break;
-        }
-    }
-    return times[TIMED_RUNS / 2];
-}
-
+/* An operation and, in turn, several copies of its buffers, so that what a call reads has left the device's caches. */
 typedef struct timed_call {
     puna_context *context;
-    const test_op *op;
+    const test_op *op; /* null: a copy within memory */
     const int64_t *d;
-    test_buffer *b;
+    test_buffer sets[TIMED_SETS][TEST_BUFFERS];
+    int count, next;
     char *memory;
 } timed_call;
 
-static puna_status call_op(void *arguments) {
-    const timed_call *t = arguments;
-    return t->op->call(t->context, t->d, t->b);
+static puna_status call_timed(timed_call *t) {
+    if (t->op == NULL) return puna_memory_copy(t->context, t->memory, t->memory + COPIED_BYTES, COPIED_BYTES);
+    return t->op->call(t->context, t->d, t->sets[t->next++ % t->count]);
 }
 
-enum { COPIED_BYTES = 256 << 20 };
-static puna_status call_copy(void *arguments) {
-    const timed_call *t = arguments;
-    return puna_memory_copy(t->context, t->memory, t->memory + COPIED_BYTES, COPIED_BYTES);
+/* Seconds of calls queued one behind another and waited for once, a call; not a number when one fails. */
+static double time_run(timed_call *t, int calls) {
+    float waited;
+    double start = seconds();
+    for (int i = 0; i < calls; i++)
+        if (call_timed(t) != PUNA_STATUS_OK) return NAN;
+    if (puna_memory_copy(t->context, &waited, t->memory, sizeof waited) != PUNA_STATUS_OK) return NAN;
+    return (seconds() - start) / calls;
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The median over runs, which are few and short where calls are long. */
+static double time_calls(timed_call *t) {
+    double times[TIMED_RUNS];
+    time_run(t, 1); /* loads the kernels */
+    double once = time_run(t, 1);
+    int runs = once > 0.05 ? 3 : TIMED_RUNS, calls = (int)fmin(TIMED_CALLS, fmax(1, 0.02 / once));
+    for (int run = 0; run < runs; run++) times[run] = time_run(t, calls);
+    qsort(times, (size_t)runs, sizeof *times, ascending);
+    return times[runs / 2];
+}
+
+static void time_benchmark(timed_call *t, double copied) {
+    int64_t bytes = 0;
+    test_buffer *first = t->sets[0];
+    memset(t->sets, 0, sizeof t->sets);
+    t->next = 0, t->count = 1;
+    int count = t->op->buffers(t->context, t->d, first);
+    test_prepare(t->op, t->d, first, count, true, TEST_GUARD_BEFORE);
+    for (int i = 0; i < count; i++) bytes += first[i].bytes;
+    t->count = (int)puna_max(1, puna_min(TIMED_SETS, COLD_BYTES / puna_max(bytes, 1)));
+    for (int s = 1; s < t->count; s++) memcpy(t->sets[s], first, sizeof t->sets[s]);
+    for (int s = 0; s < t->count; s++) to_device(t->context, t->sets[s], count);
+    double time = time_calls(t);
+    for (int s = 0; s < t->count; s++)
+        for (int i = 0; i < count; i++)
+            if (t->sets[s][i].host != NULL) puna_memory_free(t->context, t->sets[s][i].data);
+    test_release(first, count);
+    char text[200];
+    describe_case(t->op, t->d, text, sizeof text);
+    printf("%-32s %-72s %10.1f us", t->op->name, text, time * 1e6);
+    if (t->op->flops != NULL) printf(" %9.1f GFLOP/s", t->op->flops(t->d) / time * 1e-9);
+    if (t->op->traffic != NULL) {
+        double rate = t->op->traffic(t->d) / time;
+        printf(" %9.1f GB/s, %.0f %% of a copy's", rate * 1e-9, 100 * rate / copied);
+    }
+    printf("\n");
+    fflush(stdout);
 }
 
 void test_times_on_cuda(const char *word) {
-    timed_call t = {0};
+    static timed_call t;
     void *memory = NULL;
-    char line[256], text[200];
+    char line[256];
     if (test_open_cuda(&t.context) != PUNA_STATUS_OK ||
-        puna_memory_allocate(t.context, 2 * (int64_t)COPIED_BYTES, &memory) != PUNA_STATUS_OK) {
+        puna_memory_allocate(t.context, 2 * (int64_t)COPIED_BYTES, &memory) != PUNA_STATUS_OK ||
+        puna_memory_clear(t.context, memory, 2 * (int64_t)COPIED_BYTES) != PUNA_STATUS_OK) {
         printf("%s\n", test_last_error());
         exit(2);
     }
     t.memory = memory;
     puna_context_describe(t.context, line, sizeof line);
-    printf("%s: copies at %.1f GB/s, read and write counted; operands below stay in caches where they fit\n", line,
-           2e-9 * COPIED_BYTES / time_calls(t.context, memory, call_copy, &t));
+    double copied = 2.0 * COPIED_BYTES / time_calls(&t);
+    printf("%s: copies at %.1f GB/s, read and write counted; up to %d sets of operands in turn, %d MiB\n", line, copied * 1e-9,
+           TIMED_SETS, COLD_BYTES >> 20);
     for (int64_t i = 0; i < test_op_count; i++)
         for (int64_t k = 0; strstr(test_ops[i]->name, word) != NULL && k < test_ops[i]->benchmark_count; k++) {
-            test_buffer b[TEST_BUFFERS];
-            memset(b, 0, sizeof b);
-            t.op = test_ops[i], t.d = t.op->benchmarks[k], t.b = b;
-            int count = t.op->buffers(t.context, t.d, b);
-            test_prepare(t.op, t.d, b, count, true, TEST_GUARD_BEFORE);
-            to_device(t.context, b, count);
-            double time = time_calls(t.context, memory, call_op, &t);
-            from_device(t.context, b, count);
-            test_release(b, count);
-            describe_case(t.op, t.d, text, sizeof text);
-            double work = t.op->flops != NULL ? t.op->flops(t.d) : t.op->traffic(t.d);
-            printf("%-32s %-72s %10.1f us %9.1f %s\n", t.op->name, text, time * 1e6, work / time * 1e-9,
-                   t.op->flops != NULL ? "GFLOP/s" : "GB/s");
-            fflush(stdout);
+            t.op = test_ops[i], t.d = test_ops[i]->benchmarks[k];
+            time_benchmark(&t, copied);
         }
     puna_memory_free(t.context, memory);
     puna_context_destroy(t.context);

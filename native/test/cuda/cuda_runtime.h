@@ -8,8 +8,8 @@
  * The threads of a block are fibers, switched where they meet: barriers, shuffles, tensor-core products. Warps run one after
  * another between barriers, every second block from the last to the first. What a stream captures is a list of launches. Device
  * memory ends where an unreadable page begins, is itself unreadable unless a kernel or a copy runs, and holds no numbers before it is
- * written (its first MiB). PUNA_EMULATED_FAULT makes calls fail: no-driver, old-driver, no-device, memory (all allocations from then
- * on), illegal-address (launches).
+ * written (its first MiB). PUNA_EMULATED_FAULT makes calls fail: no-driver, old-driver, no-device, no-kernel, memory (all
+ * allocations from then on), illegal-address (launches).
  */
 #ifndef PUNA_EMULATED_CUDA_RUNTIME_H
 #define PUNA_EMULATED_CUDA_RUNTIME_H
@@ -29,12 +29,14 @@
 #define __shared__ static
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(threads)
+#define __grid_constant__
 
 struct dim3 {
     unsigned x, y, z;
     dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) uint2 { uint32_t x, y; };
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
 
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -70,6 +72,9 @@ enum { cudaStreamNonBlocking, cudaHostAllocMapped, cudaEventDisableTiming, cudaS
 typedef struct emulated_stream *cudaStream_t;
 typedef struct emulated_graph *cudaGraph_t, *cudaGraphExec_t;
 typedef struct emulated_event *cudaEvent_t;
+struct cudaFuncAttributes {
+    int ptxVersion;
+};
 struct cudaDeviceProp {
     char name[64];
     int major, minor, multiProcessorCount;
@@ -81,6 +86,7 @@ cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device);
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel);
 cudaError_t cudaMalloc(void **memory, size_t bytes);
 cudaError_t cudaFree(void *memory);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes);

@@ -125,6 +125,11 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int) {
     return cudaSuccess;
 }
 
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *) {
+    *attributes = {0};
+    return fault("no-kernel") ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+}
+
 const char *cudaGetErrorName(cudaError_t error) {
     return error == cudaErrorIllegalAddress ? "cudaErrorIllegalAddress" : error == cudaErrorMemoryAllocation
            ? "cudaErrorMemoryAllocation" : error == cudaErrorInvalidConfiguration ? "cudaErrorInvalidConfiguration" : "cudaError";
@@ -330,6 +335,34 @@ static float as_tf32(uint32_t bits) {
     return value;
 }
 
+static int exponent_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return std::max((int)(bits >> 23 & 255), 1) - 127;
+}
+
+/*
+ * c plus n products as tensor cores add them (Fasi et al. 2021, "Numerical behavior of NVIDIA tensor cores"): products are exact,
+ * all numbers are aligned to the largest and cut off 24 bits below its first, and so is the sum to F32. Nothing rounds to nearest,
+ * so a long sum that is left to them drifts towards zero. That is compute capability 8.0; later devices are said to keep more.
+ */
+static float cut_sum(float c, const float *a, const float *b, int n) {
+    int top = exponent_of(c);
+    double exact = c;
+    for (int i = 0; i < n; i++) {
+        double product = (double)a[i] * b[i];
+        exact += product;
+        if (product != 0) top = std::max(top, exponent_of(a[i]) + exponent_of(b[i]));
+    }
+    if (!std::isfinite(exact)) return (float)exact;
+    int64_t sum = (int64_t)ldexp((double)c, 24 - top);
+    double unit = ldexp(1.0, 24 - top);
+    for (int i = 0; i < n; i++) sum += (int64_t)((double)a[i] * b[i] * unit);
+    double cut = (double)sum / unit;
+    float result = (float)cut;
+    return std::isfinite(result) && fabs((double)result) > fabs(cut) ? nextafterf(result, 0) : result;
+}
+
 /*
  * The layouts are those of PTX ISA, "Matrix fragments for mma.m16n8k8", written down by element, not by lane: the holder of an
  * element is computed from its row and column.
@@ -342,7 +375,11 @@ void emulated_mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2]) {
     auto b_at = [&](int k, int column) { return as_tf32(warp[column * 4 + k % 4][4 + (k >= 4)]); };
     for (int i = 0; i < 4; i++) {
         int row = lane / 4 + (i >= 2 ? 8 : 0), column = lane % 4 * 2 + i % 2;
-        for (int k = 0; k < 8; k++) c[i] += a_at(row, k) * b_at(k, column);
+        for (int k = 0; k < 8; k += 4) { /* as of compute capability 8.0 */
+            const float a_row[4] = {a_at(row, k), a_at(row, k + 1), a_at(row, k + 2), a_at(row, k + 3)};
+            const float b_column[4] = {b_at(k, column), b_at(k + 1, column), b_at(k + 2, column), b_at(k + 3, column)};
+            c[i] = cut_sum(c[i], a_row, b_column, 4);
+        }
     }
 }
 
@@ -368,6 +405,10 @@ void emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
     auto b_at = [&](int k, int column) { return number(warp[column * 4 + k % 8 / 2][4 + (k >= 8)], k); };
     for (int i = 0; i < 4; i++) {
         int row = lane / 4 + (i >= 2 ? 8 : 0), column = lane % 4 * 2 + i % 2;
-        for (int k = 0; k < 16; k++) c[i] += a_at(row, k) * b_at(k, column);
+        for (int k = 0; k < 16; k += 8) {
+            float a_row[8], b_column[8];
+            for (int j = 0; j < 8; j++) a_row[j] = a_at(row, k + j), b_column[j] = b_at(k + j, column);
+            c[i] = cut_sum(c[i], a_row, b_column, 8);
+        }
     }
 }
