@@ -112,6 +112,35 @@ final class TrainingRun {
         void write() throws IOException;
     }
 
+    /** Says how a run goes for as long as it can be written: a reader that leaves, or a full disk, is no reason to end a run unsaved. */
+    private static final class Report {
+        private final PrintWriter console;
+        private Console.@Nullable OutputException failure;
+
+        private Report(PrintWriter console) {
+            this.console = console;
+        }
+
+        void say(String format, Object... values) {
+            if (failure != null) {
+                return;
+            }
+            try {
+                console.printf(Locale.ROOT, format, values);
+                console.flush(); // after Ctrl-C nobody else does
+            } catch (Console.OutputException e) {
+                failure = e;
+            }
+        }
+
+        /** Throws what kept it from being written, now that all is saved. */
+        void end() {
+            if (failure != null) {
+                throw failure;
+            }
+        }
+    }
+
     Path out() {
         return out;
     }
@@ -177,10 +206,11 @@ final class TrainingRun {
      */
     int run(CommandLine command, Device device, CtrlC ctrlC, Trainer trainer, @Nullable Supplier<BatchSource> held, ModelWriter model)
             throws IOException {
-        PrintWriter console = command.getOut();
+        Report report = new Report(command.getOut());
         if (trainer.steps() >= steps) {
             model.write(); // the process may have ended between the state and this
-            console.printf(Locale.ROOT, "%s: step %,d, none left to do%n", out, trainer.steps());
+            report.say("%s: step %,d, none left to do%n", out, trainer.steps());
+            report.end();
             return ExitCode.OK;
         }
         Files.createDirectories(out);
@@ -191,9 +221,8 @@ final class TrainingRun {
         Parameters weights = trainer.weights();
         double operations = operationsPerToken(weights.config(), trainer.trainsAdapter());
         double peak = productRate(device);
-        console.printf(Locale.ROOT, "%,d parameters, %s, %,d steps of %,d tokens, %s%n", weights.all().shape().elements(),
-                device.backend(), steps, (long) batch * sequence * accumulate, recomputation);
-        console.flush();
+        report.say("%,d parameters, %s, %,d steps of %,d tokens, %s%n", weights.all().shape().elements(), device.backend(), steps,
+                (long) batch * sequence * accumulate, recomputation);
         long begun = System.nanoTime();
         long first = trainer.steps();
         long last = begun;
@@ -223,9 +252,7 @@ final class TrainingRun {
             if (heldOutLoss != null) {
                 curve.addHeldOut(step.step(), heldOutLoss);
                 progress.clear();
-                console.printf(Locale.ROOT, "step %,d: loss %.4f, held out %.4f, %s%n", step.step(), recent, heldOutLoss,
-                        time(now - begun));
-                console.flush();
+                report.say("step %,d: loss %.4f, held out %.4f, %s%n", step.step(), recent, heldOutLoss, time(now - begun));
             }
             if (ends || stopped || saveEvery > 0 && step.step() % saveEvery == 0) {
                 trainer.save(out);
@@ -237,11 +264,14 @@ final class TrainingRun {
         if (trainer.steps() > first) {
             Files.writeString(out.resolve("loss.svg"), curve.svg(String.valueOf(out.getFileName())));
             long tokens = (trainer.steps() - first) * batch * sequence * accumulate;
-            console.printf(Locale.ROOT, "%s: step %,d, loss %.4f, %,.0f tokens/s%n", out, trainer.steps(), recent,
+            report.say("%s: step %,d, loss %.4f, %,.0f tokens/s%n", out, trainer.steps(), recent,
                     tokens * 1e9 / (System.nanoTime() - begun));
-            console.flush(); // after Ctrl-C nobody else does
         }
-        return stopped ? ExitCode.CANCELLED : ExitCode.OK;
+        if (stopped) {
+            return ExitCode.CANCELLED;
+        }
+        report.end();
+        return ExitCode.OK;
     }
 
     private static String time(long nanos) {

@@ -212,6 +212,44 @@ class TrainCommandTest {
         assertThat(out.resolve("loss.svg")).exists();
     }
 
+    /** As {@code head} does once it has its line, long before the last of so many evaluations is told. */
+    @Test
+    @EnabledOnOs({OS.LINUX, OS.MAC})
+    void aReaderThatLeavesEndsNoRun() throws Exception {
+        Path out = folder.resolve("unheard");
+
+        Run run = shell("\"$@\" | head -n 1", train(out, 300, "--evaluate-every", 1, "--evaluation-batches", 1, "--save-every", 0));
+
+        assertThat(run.code()).as(run.err()).isZero();
+        assertThat(run.err()).isEmpty();
+        assertThat(run.out().lines()).singleElement().asString().contains("parameters");
+        assertThat(saved(out)).isEqualTo(300);
+        assertThat(out.resolve("model.safetensors")).exists();
+        assertThat(out.resolve("loss.svg")).exists();
+    }
+
+    /** Nor does an output that cannot be written, but that is a failure, and said. */
+    @Test
+    @EnabledOnOs(OS.LINUX)
+    void anOutputThatIsFullIsSaidAtTheEnd() throws Exception {
+        Path out = folder.resolve("unwritten");
+
+        Run run = shell("\"$@\" >/dev/full", train(out, 3));
+
+        assertThat(run.code()).isEqualTo(ExitCode.UNEXPECTED);
+        assertThat(run.err().lines()).singleElement().asString().startsWith("puna: standard output: ");
+        assertThat(saved(out)).isEqualTo(3);
+        assertThat(out.resolve("model.safetensors")).exists();
+    }
+
+    /** Runs the command line in a process of its own, as {@code "$@"} of a line for the shell. */
+    private static Run shell(String line, List<Object> arguments) throws IOException, InterruptedException {
+        List<Object> command = new ArrayList<>(List.of("bash", "-c", "set -o pipefail; " + line, "bash", Run.java(), "-XX:-UsePerfData",
+                "--enable-native-access=ALL-UNNAMED", "-cp", System.getProperty("java.class.path"), Puna.class.getName()));
+        command.addAll(arguments);
+        return Run.process(Map.of(), command.toArray());
+    }
+
     @Test
     void whatCannotBeIsRefusedBeforeTheFirstStep() throws IOException {
         Path out = folder.resolve("refused");
@@ -286,12 +324,8 @@ class TrainCommandTest {
         assertThat(puna(train(out, 3)).code()).isZero();
         byte[] state = Files.readAllBytes(out.resolve("training.safetensors"));
         byte[] model = Files.readAllBytes(out.resolve("model.safetensors"));
-        List<Object> command = new ArrayList<>(List.of("bash", "-c", "ulimit -f " + state.length / 2 / 1024 + " && exec \"$@\"", "bash",
-                Run.java(), "-XX:-UsePerfData", "--enable-native-access=ALL-UNNAMED", "-cp", System.getProperty("java.class.path"),
-                Puna.class.getName()));
-        command.addAll(train(out, 5, "--resume"));
 
-        Run run = Run.process(Map.of(), command.toArray());
+        Run run = shell("ulimit -f " + state.length / 2 / 1024 + " && exec \"$@\"", train(out, 5, "--resume"));
 
         assertThat(run.code()).isEqualTo(ExitCode.UNEXPECTED);
         assertThat(run.err()).contains("training.safetensors: could not be written, and is as it was before");
