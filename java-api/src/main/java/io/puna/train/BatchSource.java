@@ -21,13 +21,13 @@ public interface BatchSource {
     void next(int[] ids, int[] targets, int sequences);
 
     /**
-     * Writes the next batch, and where attention is cut in it. This is what {@link Trainer} asks; a source that has the other method
-     * alone cuts nowhere.
+     * Writes the next batch, and where attention is cut in it. This is what {@link Trainer} asks; a source that has the other
+     * method alone cuts nowhere.
      *
      * @param ids       (B, T) tokens, overwritten
      * @param targets   (B, T) the token that should follow each, or {@link #IGNORED}, overwritten; as long as {@code ids}
-     * @param begins    (B, T) whether a token is the first of a document, so that it and those after it see none of what is before it,
-     *                  overwritten; as long as {@code ids}. Of a sequence's first token it tells nothing.
+     * @param begins    (B, T) whether a token is the first of a document, so that it and those after it see none of what is before
+     *                  it, overwritten; as long as {@code ids}. Of a sequence's first token it tells nothing.
      * @param sequences B, a divisor of the length of {@code ids}; each sequence has T tokens
      */
     default void next(int[] ids, int[] targets, boolean[] begins, int sequences) {

@@ -59,7 +59,7 @@ public final class LossGradient implements AutoCloseable {
     private final Tensor queryKeyValueGradient; // (rows, NH·HD + 2·NKV·HD)
     private final List<Stretch> stretches = new ArrayList<>(); // of the batch that is being computed
 
-    /** Rows that are sequences of one length to attention, one after another; the log-sum-exps of those before it are NH a row too. */
+    /** Rows that are sequences of one length to attention, one after another. Their log-sum-exps lie as theirs do in the batch. */
     private record Stretch(int from, int sequences, int tokens) {
         Tensor of(Tensor tensor) {
             return tensor.rows(from, (long) sequences * tokens);
@@ -161,8 +161,8 @@ public final class LossGradient implements AutoCloseable {
     }
 
     /**
-     * Every batch stands at the same positions, so their rotations are made once. Scores depend on how far apart two positions are, so
-     * those of a document that is kept apart may count on from the ones before it.
+     * Every batch stands at the same positions, so their rotations are made once. Scores depend on how far apart two positions are,
+     * so those of a document that is kept apart may count on from the ones before it.
      */
     private void rotate() {
         float[] values = config.ropeScaling().frequencies(config.ropeTheta(), config.headWidth(), tokens);
@@ -255,7 +255,8 @@ public final class LossGradient implements AutoCloseable {
     }
 
     /**
-     * {@return the sum of a batch's losses} Adds its gradient, times a factor, to what is there. Documents of a sequence are kept apart.
+     * {@return the sum of a batch's losses} Adds its gradient, times a factor, to what is there. Documents of a sequence are kept
+     * apart.
      *
      * @param gradient      accumulated into
      * @param weights       of a model of this configuration
@@ -289,8 +290,8 @@ public final class LossGradient implements AutoCloseable {
     }
 
     /**
-     * {@return the sum of a batch's losses} Adds the gradient of an adapter, times a factor, to what is there. Documents of a sequence are
-     * kept apart.
+     * {@return the sum of a batch's losses} Adds the gradient of an adapter, times a factor, to what is there. Documents of a
+     * sequence are kept apart.
      *
      * @param gradient      accumulated into, as {@link LoraAdapter#zeros} gives it
      * @param adapter       that is merged into the weights
@@ -479,9 +480,9 @@ public final class LossGradient implements AutoCloseable {
         for (Stretch s : stretches) {
             Tensor inputGradient = s.of(queryKeyValueGradient);
             Attention.backward(device, workspace, inputGradient.columns(0, q), inputGradient.columns(q, kv),
-                    inputGradient.columns(q + kv, kv), s.of(linear.query), s.of(linear.key), s.of(linear.value), s.of(cheap.attended),
-                    s.of(cheap.logSumExp), s.of(attendedGradient), s.sequences, config.heads(), config.keyValueHeads(),
-                    config.headWidth(), config.slidingWindow(), scale);
+                    inputGradient.columns(q + kv, kv), s.of(linear.query), s.of(linear.key), s.of(linear.value),
+                    s.of(cheap.attended), s.of(cheap.logSumExp), s.of(attendedGradient), s.sequences, config.heads(),
+                    config.keyValueHeads(), config.headWidth(), config.slidingWindow(), scale);
         }
         Rope.backward(device, queryKeyValueGradient.columns(0, q + kv), rotations, config.ropeLayout(), config.headWidth());
         weightGradient(wanted, layer, Parameters.Block::queryKeyValue, cheap.normed, queryKeyValueGradient,

@@ -119,8 +119,8 @@ public final class TokenDataset implements AutoCloseable {
      * are laid end to end, and a sequence takes the next T tokens of them. The same seed gives the same batches.
      *
      * @param seed           of the order of documents and sources
-     * @param maskBoundaries whether documents of a sequence are kept apart: a token sees those of its own document alone, and the first
-     *                       token of a document is left out as the target of the one before it
+     * @param maskBoundaries whether documents of a sequence are kept apart: a token sees those of its own document alone, and the
+     *                       first token of a document is left out as the target of the one before it
      */
     public BatchSource batches(long seed, boolean maskBoundaries) {
         return new PackedBatches(training, seed, true, maskBoundaries);

@@ -89,8 +89,9 @@ class CudaTrainingTest {
                     assertThat(loss.accumulate(gradient, weights, batch.ids(), batch.targets(), batch.begins(), 1))
                             .isCloseTo(wanted, within(1e-5 * wanted));
                 }
-                expected.tensors().forEach((name, tensor) -> assertThat(GradientGoldenTest.difference(gradient.tensors().get(name), tensor))
-                        .as(recomputation + " " + name).isLessThan(TOLERANCE));
+                expected.tensors().forEach((name, tensor) ->
+                        assertThat(GradientGoldenTest.difference(gradient.tensors().get(name), tensor))
+                                .as(recomputation + " " + name).isLessThan(TOLERANCE));
                 float[] got = gradient.all().toFloatArray();
                 assertThat(got).isEqualTo(bits == null ? got : bits);
                 bits = got;

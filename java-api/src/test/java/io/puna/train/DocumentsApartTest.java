@@ -85,7 +85,7 @@ class DocumentsApartTest {
         }
     }
 
-    /** Documents of one token, those that begin at a sequence's first or last token, and neighbours of one length across sequences. */
+    /** Documents of one token, those that begin at a sequence's first or last, and neighbours of one length across sequences. */
     @ParameterizedTest
     @CsvSource(delimiter = ';', value = {"0; 1; 5,8", "0; 1; 9,3,17", "0; 1; 1,6,1,1,4,1", "0; 2; 12,1,1,12", "0; 2; 6,7,7,6",
         "0; 3; 13,4,9,13", "0; 1; 1,1,1", "4; 2; 6,12,9,9", "4; 1; 23"})
@@ -271,8 +271,10 @@ class DocumentsApartTest {
             }
             whole = weights.all().toFloatArray();
         }
-        try (Device device = Device.cpu(3); TokenDataset dataset = dataset(); Parameters weights = Parameters.random(device, config(0), 9);
-                Trainer trainer = new Trainer(device, weights, dataset.batches(1, true), options.withRecomputation(Recomputation.FULL))) {
+        try (Device device = Device.cpu(3); TokenDataset dataset = dataset();
+                Parameters weights = Parameters.random(device, config(0), 9);
+                Trainer trainer = new Trainer(device, weights, dataset.batches(1, true),
+                        options.withRecomputation(Recomputation.FULL))) {
             trainer.restore(folder);
             while (trainer.steps() < 9) {
                 assertThat(trainer.step().loss()).isEqualTo(losses.get((int) trainer.steps() - 1));

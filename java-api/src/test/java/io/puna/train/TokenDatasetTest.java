@@ -408,7 +408,8 @@ class TokenDatasetTest {
         assertThatThrownBy(() -> source.next(new int[6], new int[6], 0)).hasMessageStartingWith("sequences: expected");
         assertThatThrownBy(() -> source.next(new int[0], new int[0], 1)).hasMessageStartingWith("sequences: expected");
         assertThatThrownBy(() -> source.next(new int[6], new int[5], 2)).hasMessageStartingWith("targets: expected 6");
-        assertThatThrownBy(() -> source.next(new int[6], new int[6], new boolean[5], 2)).hasMessageStartingWith("begins: expected 6");
+        assertThatThrownBy(() -> source.next(new int[6], new int[6], new boolean[5], 2))
+                .hasMessageStartingWith("begins: expected 6");
         assertThatThrownBy(dataset::validation).isInstanceOf(IllegalStateException.class).hasMessageContaining("got none");
         dataset.close();
         dataset.close();
