@@ -12,6 +12,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.SplittableRandom;
@@ -147,6 +148,22 @@ class TrainCommandTest {
         Run more = Run.puna("train", "--from", out, "--data", tokens, "--out", folder.resolve("more"), "--steps", 2, "--batch", 1,
                 "--sequence", 16, "--learning-rate", "1e-3");
         assertThat(more.code()).as(more.err()).isZero();
+    }
+
+    /** In training and in the evaluation, whose weights are the same: the rate leaves them as they were. */
+    @Test
+    void documentsAreKeptApartWhereAsked() throws IOException {
+        List<double[]> losses = new ArrayList<>();
+        for (List<Object> more : List.<List<Object>>of(List.of(), List.of("--mask-boundaries"))) {
+            Path log = folder.resolve("apart" + more.size() + ".jsonl");
+            List<Object> arguments = with(train(folder.resolve("apart" + more.size()), 8, "--log", log), more.toArray());
+            arguments.set(arguments.indexOf("--learning-rate") + 1, "1e-30");
+            Run run = puna(arguments);
+            assertThat(run.code()).as(run.err()).isZero();
+            losses.add(losses(log));
+        }
+        assertThat(Arrays.copyOf(losses.get(1), 8)).isNotEqualTo(Arrays.copyOf(losses.get(0), 8));
+        assertThat(losses.get(1)[8]).isNotEqualTo(losses.get(0)[8]);
     }
 
     @Test
@@ -408,6 +425,7 @@ class TrainCommandTest {
                 assertThat(puna(with(command, "--steps", 4)).code()).isZero();
                 Run resumed = puna(with(command, "--steps", 6, "--resume"));
                 assertThat(resumed.code()).as(resumed.err()).isZero();
+                assertThat(resumed.out().contains("emulated")).as(resumed.out()).isEqualTo(device.startsWith("cuda"));
                 losses.add(losses(log));
                 try (Safetensors tensors = Safetensors.open(out.resolve(file))) {
                     Map<String, float[]> values = new TreeMap<>();
