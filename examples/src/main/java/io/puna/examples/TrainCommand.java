@@ -53,7 +53,8 @@ final class TrainCommand implements Callable<Integer> {
     @Mixin
     private TrainingRun run;
 
-    @Option(names = "--mask-boundaries", description = "Do not ask for a document's first token after the end of the one before it.")
+    @Option(names = "--mask-boundaries",
+            description = "Keep documents apart: no token sees one of another document, or is asked for its first.")
     private boolean maskBoundaries;
 
     @Override

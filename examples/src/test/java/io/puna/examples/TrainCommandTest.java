@@ -12,9 +12,11 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.SplittableRandom;
+import java.util.TreeMap;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.DoubleStream;
 import org.junit.jupiter.api.Assumptions;
@@ -23,6 +25,8 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.condition.EnabledOnOs;
 import org.junit.jupiter.api.condition.OS;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 
 /** {@code puna train}, {@code gradients} and {@code plan}, on a text of a few words. */
 class TrainCommandTest {
@@ -68,12 +72,16 @@ class TrainCommandTest {
         return Run.puna(arguments.toArray());
     }
 
-    /** On the emulated device of native/test/cuda, whose numbers are a GPU's. */
-    @Test
-    void trainsOnADeviceAsOnTheCpu() throws IOException {
+    /** Lets CUDA devices be the emulated one of native/test/cuda, whose numbers are a GPU's. */
+    private static void emulateADevice() {
         Path library = Samples.repository().resolve("bindings/target/native/libpuna_cuda_emulated.so");
         Assumptions.assumeTrue(Files.exists(library), "the native build found no C++ compiler");
         System.setProperty("puna.cuda.library", library.toString());
+    }
+
+    @Test
+    void trainsOnADeviceAsOnTheCpu() throws IOException {
+        emulateADevice();
         try {
             double[] losses = losses(List.of());
             assertThat(losses(List.of("--device", "cuda:0"))).containsExactly(losses, within(1e-4));
@@ -108,6 +116,10 @@ class TrainCommandTest {
             Run done = puna(arguments);
             assertThat(done.code()).as(done.err()).isZero();
         }
+        return losses(log);
+    }
+
+    private static double[] losses(Path log) throws IOException {
         List<JsonNode> lines = Files.readAllLines(log).stream().map(Samples::json).toList();
         return DoubleStream.concat(lines.stream().mapToDouble(line -> line.get("loss").doubleValue()),
                 DoubleStream.of(lines.getLast().get("held_out_loss").doubleValue())).toArray();
@@ -136,6 +148,22 @@ class TrainCommandTest {
         Run more = Run.puna("train", "--from", out, "--data", tokens, "--out", folder.resolve("more"), "--steps", 2, "--batch", 1,
                 "--sequence", 16, "--learning-rate", "1e-3");
         assertThat(more.code()).as(more.err()).isZero();
+    }
+
+    /** In training and in the evaluation, whose weights are the same: the rate leaves them as they were. */
+    @Test
+    void documentsAreKeptApartWhereAsked() throws IOException {
+        List<double[]> losses = new ArrayList<>();
+        for (List<Object> more : List.<List<Object>>of(List.of(), List.of("--mask-boundaries"))) {
+            Path log = folder.resolve("apart" + more.size() + ".jsonl");
+            List<Object> arguments = with(train(folder.resolve("apart" + more.size()), 8, "--log", log), more.toArray());
+            arguments.set(arguments.indexOf("--learning-rate") + 1, "1e-30");
+            Run run = puna(arguments);
+            assertThat(run.code()).as(run.err()).isZero();
+            losses.add(losses(log));
+        }
+        assertThat(Arrays.copyOf(losses.get(1), 8)).isNotEqualTo(Arrays.copyOf(losses.get(0), 8));
+        assertThat(losses.get(1)[8]).isNotEqualTo(losses.get(0)[8]);
     }
 
     @Test
@@ -372,6 +400,47 @@ class TrainCommandTest {
         Run silent = puna(with(common, "--out", folder.resolve("silent")));
         assertThat(silent.code()).isEqualTo(ExitCode.BAD_DATA);
         assertThat(silent.err()).contains("an assistant speaks within 48 tokens");
+    }
+
+    /** An adapter, one that is merged, and all weights, each run stopped and taken up: what is written is what the CPU writes. */
+    @ParameterizedTest
+    @CsvSource({"--rank=4, adapter_model.safetensors", "--merge, model.safetensors", "--rank=0, model.safetensors"})
+    void finetunesOnADeviceAsOnTheCpu(String option, String file) throws IOException {
+        Path model = folder.resolve("begun" + option);
+        assertThat(puna(train(model, 2)).code()).isZero();
+        Path chats = Files.writeString(folder.resolve("few.jsonl"), """
+                {"messages": [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat on the mat"}]}
+                {"prompt": "the dog", "completion": "ran"}
+                """);
+        List<double[]> losses = new ArrayList<>();
+        List<Map<String, float[]>> written = new ArrayList<>();
+        emulateADevice();
+        try {
+            for (String device : List.of("cpu", "cuda:0")) {
+                Path out = folder.resolve(device + option);
+                Path log = folder.resolve(device + option + ".jsonl");
+                List<Object> command = List.of("finetune", "--from", model, "--data", chats, "--validation", chats, option,
+                        "--layers", "q_proj,v_proj,o_proj,down_proj", "--batch", 2, "--sequence", 48, "--learning-rate", "1e-2",
+                        "--evaluation-batches", 1, "--device", device, "--out", out, "--log", log);
+                assertThat(puna(with(command, "--steps", 4)).code()).isZero();
+                Run resumed = puna(with(command, "--steps", 6, "--resume"));
+                assertThat(resumed.code()).as(resumed.err()).isZero();
+                assertThat(resumed.out().contains("emulated")).as(resumed.out()).isEqualTo(device.startsWith("cuda"));
+                losses.add(losses(log));
+                try (Safetensors tensors = Safetensors.open(out.resolve(file))) {
+                    Map<String, float[]> values = new TreeMap<>();
+                    tensors.tensors().forEach((name, tensor) -> values.put(name, tensor.toFloatArray()));
+                    written.add(values);
+                }
+            }
+        } finally {
+            System.clearProperty("puna.cuda.library");
+        }
+        assertThat(losses.get(0)).hasSize(7);
+        assertThat(losses.get(1)).containsExactly(losses.get(0), within(1e-4));
+        assertThat(written.get(1).keySet()).isEqualTo(written.get(0).keySet()).isNotEmpty();
+        written.get(1).forEach((name, values) ->
+                assertThat(values).as(name).containsExactly(written.get(0).get(name), within(1e-3f)));
     }
 
     private static List<Object> with(List<Object> arguments, Object... more) {

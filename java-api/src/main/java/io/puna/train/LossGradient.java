@@ -28,7 +28,8 @@ import org.jspecify.annotations.Nullable;
  * cross-entropy of each token that should follow, in nats.
  *
  * <p>Owns the activations of a batch, allocated once; {@link Recomputation} says which are kept of each block. Logits exist a stretch
- * of rows at a time, never those of the whole batch. Each operation is one call into the kernels for all rows. For use by one thread.
+ * of rows at a time, never those of the whole batch. Each operation is one call into the kernels for all rows; where documents of a
+ * sequence are kept apart, attention is a call for each. For use by one thread.
  */
 public final class LossGradient implements AutoCloseable {
     /** Of the logits that exist at a time, 64 MiB: a large output layer comes from memory for every stretch. */
@@ -38,7 +39,7 @@ public final class LossGradient implements AutoCloseable {
     private final Device device;
     private final LlamaConfig config;
     private final Recomputation recomputation;
-    private final int sequences;
+    private final int tokens;
     private final int rows;
     private final float scale;
     private final Arena arena = Arena.ofShared();
@@ -56,6 +57,14 @@ public final class LossGradient implements AutoCloseable {
     private final Tensor residualGradient; // (rows, C), of the residual stream
     private final Tensor attendedGradient; // (rows, NH·HD)
     private final Tensor queryKeyValueGradient; // (rows, NH·HD + 2·NKV·HD)
+    private final List<Stretch> stretches = new ArrayList<>(); // of the batch that is being computed
+
+    /** Rows that are sequences of one length to attention, one after another. Their log-sum-exps lie as theirs do in the batch. */
+    private record Stretch(int from, int sequences, int tokens) {
+        Tensor of(Tensor tensor) {
+            return tensor.rows(from, (long) sequences * tokens);
+        }
+    }
 
     /** What the forward pass leaves of a block. Blocks share what is not kept. */
     private record Block(Tensor input, Linear linear, Cheap cheap) {
@@ -93,7 +102,7 @@ public final class LossGradient implements AutoCloseable {
         this.device = device;
         this.config = config;
         this.recomputation = recomputation;
-        this.sequences = sequences;
+        this.tokens = tokens;
         this.rows = sequences * tokens;
         this.scale = (float) (1.0 / Math.sqrt(config.headWidth()));
         long width = config.width();
@@ -122,7 +131,7 @@ public final class LossGradient implements AutoCloseable {
             residualGradient = floats(rows, width);
             attendedGradient = floats(rows, q);
             queryKeyValueGradient = floats(rows, q + 2 * kv);
-            rotate(tokens);
+            rotate();
         } catch (Throwable e) {
             close();
             throw e;
@@ -151,8 +160,11 @@ public final class LossGradient implements AutoCloseable {
         return Math.min(rows, Math.max(LEAST_LOGIT_ROWS, LOGIT_ELEMENTS / config.vocabularySize()));
     }
 
-    /** Every batch stands at the same positions, so their rotations are made once. */
-    private void rotate(int tokens) {
+    /**
+     * Every batch stands at the same positions, so their rotations are made once. Scores depend on how far apart two positions are,
+     * so those of a document that is kept apart may count on from the ones before it.
+     */
+    private void rotate() {
         float[] values = config.ropeScaling().frequencies(config.ropeTheta(), config.headWidth(), tokens);
         int[] places = new int[rows];
         for (int row = 0; row < rows; row++) {
@@ -210,7 +222,20 @@ public final class LossGradient implements AutoCloseable {
      * @throws IndexOutOfBoundsException if a token or target is not in the vocabulary
      */
     public double loss(Parameters weights, int[] batchIds, int[] batchTargets) {
-        forward(weights, batchIds, batchTargets);
+        return loss(weights, batchIds, batchTargets, new boolean[rows]);
+    }
+
+    /**
+     * {@return the sum of a batch's losses} Documents of a sequence are kept apart.
+     *
+     * @param weights       of a model of this configuration
+     * @param batchIds      (B, T) tokens
+     * @param batchTargets  (B, T) what should follow each, {@link BatchSource#IGNORED} where it does not count
+     * @param batchBegins   (B, T) whether a token is its document's first, which sees none of what its sequence has before it
+     * @throws IndexOutOfBoundsException if a token or target is not in the vocabulary
+     */
+    public double loss(Parameters weights, int[] batchIds, int[] batchTargets, boolean[] batchBegins) {
+        forward(weights, batchIds, batchTargets, batchBegins);
         head(weights, null, 0);
         return lossSum();
     }
@@ -226,7 +251,24 @@ public final class LossGradient implements AutoCloseable {
      * @throws IndexOutOfBoundsException if a token or target is not in the vocabulary
      */
     public double accumulate(Parameters gradient, Parameters weights, int[] batchIds, int[] batchTargets, float factor) {
-        double sum = accumulate(new Wanted(gradient, null, null), weights, batchIds, batchTargets, factor);
+        return accumulate(gradient, weights, batchIds, batchTargets, new boolean[rows], factor);
+    }
+
+    /**
+     * {@return the sum of a batch's losses} Adds its gradient, times a factor, to what is there. Documents of a sequence are kept
+     * apart.
+     *
+     * @param gradient      accumulated into
+     * @param weights       of a model of this configuration
+     * @param batchIds      (B, T) tokens
+     * @param batchTargets  (B, T) what should follow each, {@link BatchSource#IGNORED} where it does not count
+     * @param batchBegins   (B, T) whether a token is its document's first, which sees none of what its sequence has before it
+     * @param factor        finite: 1 / (targets that count) for the gradient of their mean
+     * @throws IndexOutOfBoundsException if a token or target is not in the vocabulary
+     */
+    public double accumulate(Parameters gradient, Parameters weights, int[] batchIds, int[] batchTargets, boolean[] batchBegins,
+            float factor) {
+        double sum = accumulate(new Wanted(gradient, null, null), weights, batchIds, batchTargets, batchBegins, factor);
         Embedding.backward(device, gradient.weights().embedding(), ids, residualGradient);
         return sum;
     }
@@ -244,11 +286,30 @@ public final class LossGradient implements AutoCloseable {
      */
     public double accumulate(LoraAdapter gradient, LoraAdapter adapter, Parameters weights, int[] batchIds, int[] batchTargets,
             float factor) {
-        return accumulate(new Wanted(null, adapter, gradient), weights, batchIds, batchTargets, factor);
+        return accumulate(gradient, adapter, weights, batchIds, batchTargets, new boolean[rows], factor);
     }
 
-    private double accumulate(Wanted wanted, Parameters weights, int[] batchIds, int[] batchTargets, float factor) {
-        forward(weights, batchIds, batchTargets);
+    /**
+     * {@return the sum of a batch's losses} Adds the gradient of an adapter, times a factor, to what is there. Documents of a
+     * sequence are kept apart.
+     *
+     * @param gradient      accumulated into, as {@link LoraAdapter#zeros} gives it
+     * @param adapter       that is merged into the weights
+     * @param weights       of a model of this configuration
+     * @param batchIds      (B, T) tokens
+     * @param batchTargets  (B, T) what should follow each, {@link BatchSource#IGNORED} where it does not count
+     * @param batchBegins   (B, T) whether a token is its document's first, which sees none of what its sequence has before it
+     * @param factor        finite: 1 / (targets that count) for the gradient of their mean
+     * @throws IndexOutOfBoundsException if a token or target is not in the vocabulary
+     */
+    public double accumulate(LoraAdapter gradient, LoraAdapter adapter, Parameters weights, int[] batchIds, int[] batchTargets,
+            boolean[] batchBegins, float factor) {
+        return accumulate(new Wanted(null, adapter, gradient), weights, batchIds, batchTargets, batchBegins, factor);
+    }
+
+    private double accumulate(Wanted wanted, Parameters weights, int[] batchIds, int[] batchTargets, boolean[] batchBegins,
+            float factor) {
+        forward(weights, batchIds, batchTargets, batchBegins);
         head(weights, wanted, factor);
         for (int layer = config.layers() - 1; layer >= 0; layer--) {
             if (layer < config.layers() - 1) { // what the last block left is still there
@@ -267,10 +328,10 @@ public final class LossGradient implements AutoCloseable {
         return sum;
     }
 
-    private void place(int[] batchIds, int[] batchTargets) {
-        if (batchIds.length != rows || batchTargets.length != rows) {
-            throw new IllegalArgumentException("batch: expected " + rows + " ids and targets, got " + batchIds.length + " and "
-                    + batchTargets.length);
+    private void place(int[] batchIds, int[] batchTargets, boolean[] batchBegins) {
+        if (batchIds.length != rows || batchTargets.length != rows || batchBegins.length != rows) {
+            throw new IllegalArgumentException("batch: expected " + rows + " ids, targets and begins, got " + batchIds.length + ", "
+                    + batchTargets.length + " and " + batchBegins.length);
         }
         for (int i = 0; i < rows; i++) {
             if (batchIds[i] < 0 || batchIds[i] >= config.vocabularySize()) {
@@ -284,10 +345,30 @@ public final class LossGradient implements AutoCloseable {
         }
         MemorySegment.copy(batchIds, 0, ids.segment(), ValueLayout.JAVA_INT, 0, rows);
         MemorySegment.copy(batchTargets, 0, targets.segment(), ValueLayout.JAVA_INT, 0, rows);
+        cut(batchBegins);
     }
 
-    private void forward(Parameters weights, int[] batchIds, int[] batchTargets) {
-        place(batchIds, batchTargets);
+    /** Cuts where sequences and documents begin. Neighbours of one length go together: a batch without documents is one stretch. */
+    private void cut(boolean[] batchBegins) {
+        stretches.clear();
+        int from = 0;
+        for (int row = 1; row <= rows; row++) {
+            if (row % tokens != 0 && !batchBegins[row]) {
+                continue;
+            }
+            int length = row - from;
+            if (!stretches.isEmpty() && stretches.getLast().tokens == length) {
+                Stretch before = stretches.removeLast();
+                stretches.add(new Stretch(before.from, before.sequences + 1, length));
+            } else {
+                stretches.add(new Stretch(from, 1, length));
+            }
+            from = row;
+        }
+    }
+
+    private void forward(Parameters weights, int[] batchIds, int[] batchTargets, boolean[] batchBegins) {
+        place(batchIds, batchTargets, batchBegins);
         Embedding.forward(device, blocks.getFirst().input, weights.weights().embedding(), ids);
         for (int layer = 0; layer < config.layers(); layer++) {
             Parameters.Block w = weights.blocks().get(layer);
@@ -330,9 +411,11 @@ public final class LossGradient implements AutoCloseable {
     }
 
     private void attend(Parameters.Block w, Block block) {
-        Attention.forward(device, workspace, block.cheap.attended, block.cheap.logSumExp, block.linear.query, block.linear.key,
-                block.linear.value, sequences, config.heads(), config.keyValueHeads(), config.headWidth(), config.slidingWindow(),
-                scale);
+        for (Stretch s : stretches) {
+            Attention.forward(device, workspace, s.of(block.cheap.attended), s.of(block.cheap.logSumExp), s.of(block.linear.query),
+                    s.of(block.linear.key), s.of(block.linear.value), s.sequences, config.heads(), config.keyValueHeads(),
+                    config.headWidth(), config.slidingWindow(), scale);
+        }
         device.copy(block.cheap.middle, block.input);
         MatMul.accumulate(device, workspace, block.cheap.middle, block.cheap.attended, w.attentionOutput());
         RmsNorm.forward(device, block.cheap.middleNormed, block.cheap.middleScale, block.cheap.middle, w.feedForwardNorm(),
@@ -394,9 +477,13 @@ public final class LossGradient implements AutoCloseable {
         MatMul.inputBackward(device, workspace, attendedGradient, w.attentionOutput(), residualGradient, false);
         long q = linear.query.shape().columns();
         long kv = linear.key.shape().columns();
-        Attention.backward(device, workspace, queryKeyValueGradient.columns(0, q), queryKeyValueGradient.columns(q, kv),
-                queryKeyValueGradient.columns(q + kv, kv), linear.query, linear.key, linear.value, cheap.attended, cheap.logSumExp,
-                attendedGradient, sequences, config.heads(), config.keyValueHeads(), config.headWidth(), config.slidingWindow(), scale);
+        for (Stretch s : stretches) {
+            Tensor inputGradient = s.of(queryKeyValueGradient);
+            Attention.backward(device, workspace, inputGradient.columns(0, q), inputGradient.columns(q, kv),
+                    inputGradient.columns(q + kv, kv), s.of(linear.query), s.of(linear.key), s.of(linear.value),
+                    s.of(cheap.attended), s.of(cheap.logSumExp), s.of(attendedGradient), s.sequences, config.heads(),
+                    config.keyValueHeads(), config.headWidth(), config.slidingWindow(), scale);
+        }
         Rope.backward(device, queryKeyValueGradient.columns(0, q + kv), rotations, config.ropeLayout(), config.headWidth());
         weightGradient(wanted, layer, Parameters.Block::queryKeyValue, cheap.normed, queryKeyValueGradient,
                 LoraAdapter.Target.Q_PROJ, LoraAdapter.Target.K_PROJ, LoraAdapter.Target.V_PROJ);

@@ -39,17 +39,26 @@ final class PackedBatches implements BatchSource {
 
     @Override
     public void next(int[] ids, int[] targets, int sequences) {
+        next(ids, targets, new boolean[ids.length], sequences);
+    }
+
+    @Override
+    public void next(int[] ids, int[] targets, boolean[] begins, int sequences) {
         requireWhole(ids, targets, sequences);
+        if (begins.length != ids.length) {
+            throw new IllegalArgumentException("begins: expected " + ids.length + " of them, as many as ids, got " + begins.length);
+        }
         int length = ids.length / sequences;
         int[] row = new int[length + 1];
-        boolean[] begins = new boolean[length + 1];
+        boolean[] firsts = new boolean[length + 1];
         for (int b = 0; b < sequences; b++) {
             int source = draw(sequence);
-            places[source] = read(source, places[source], row, begins);
+            places[source] = read(source, places[source], row, firsts);
             sequence++;
             for (int t = 0; t < length; t++) {
                 ids[b * length + t] = row[t];
-                targets[b * length + t] = maskBoundaries && begins[t + 1] ? IGNORED : row[t + 1];
+                targets[b * length + t] = maskBoundaries && firsts[t + 1] ? IGNORED : row[t + 1];
+                begins[b * length + t] = maskBoundaries && firsts[t];
             }
         }
     }
@@ -73,7 +82,7 @@ final class PackedBatches implements BatchSource {
     }
 
     /** Reads the tokens from a place on; the last of them is the first of the next sequence. */
-    private Place read(int source, Place place, int[] row, boolean[] begins) {
+    private Place read(int source, Place place, int[] row, boolean[] firsts) {
         TokenShard shard = shards.get(source);
         long epoch = place.epoch;
         long rank = place.rank;
@@ -85,8 +94,8 @@ final class PackedBatches implements BatchSource {
             long length = shard.end(document) - start;
             int count = (int) Math.min(row.length - at, length - offset);
             shard.read(start + offset, row, at, count);
-            Arrays.fill(begins, at, at + count, false);
-            begins[at] = offset == 0;
+            Arrays.fill(firsts, at, at + count, false);
+            firsts[at] = offset == 0;
             at += count;
             offset += count;
             if (at == row.length) {

@@ -107,7 +107,7 @@ public final class TokenDataset implements AutoCloseable {
         return sources;
     }
 
-    /** {@return the batches to train on, as {@link #batches(long, boolean)} gives them, no target left out} */
+    /** {@return the batches to train on, as {@link #batches(long, boolean)} gives them, no boundary masked} */
     public BatchSource batches(long seed) {
         return batches(seed, false);
     }
@@ -119,7 +119,8 @@ public final class TokenDataset implements AutoCloseable {
      * are laid end to end, and a sequence takes the next T tokens of them. The same seed gives the same batches.
      *
      * @param seed           of the order of documents and sources
-     * @param maskBoundaries whether the first token of a document is left out as the target of the one before it
+     * @param maskBoundaries whether documents of a sequence are kept apart: a token sees those of its own document alone, and the
+     *                       first token of a document is left out as the target of the one before it
      */
     public BatchSource batches(long seed, boolean maskBoundaries) {
         return new PackedBatches(training, seed, true, maskBoundaries);
@@ -135,7 +136,7 @@ public final class TokenDataset implements AutoCloseable {
         return validation.stream().mapToLong(shard -> shard.tokens).sum();
     }
 
-    /** {@return batches of the documents held out, as {@link #validation(boolean)} gives them, no target left out} */
+    /** {@return batches of the documents held out, as {@link #validation(boolean)} gives them, no boundary masked} */
     public BatchSource validation() {
         return validation(false);
     }
@@ -143,7 +144,7 @@ public final class TokenDataset implements AutoCloseable {
     /**
      * {@return batches of the documents held out, in the order of their files}
      *
-     * @param maskBoundaries whether the first token of a document is left out as the target of the one before it
+     * @param maskBoundaries whether documents of a sequence are kept apart, as in {@link #batches(long, boolean)}
      * @throws IllegalStateException if none are
      */
     public BatchSource validation(boolean maskBoundaries) {

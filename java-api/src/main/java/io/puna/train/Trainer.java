@@ -66,6 +66,7 @@ public final class Trainer implements AutoCloseable {
     private final Workspace workspace = new Workspace();
     private final int[][] ids;
     private final int[][] targets;
+    private final boolean[][] begins;
     private long steps;
     /** Steps that were not left out, which the moments are sums of. */
     private long updates;
@@ -150,6 +151,7 @@ public final class Trainer implements AutoCloseable {
         }
         ids = new int[options.accumulate()][loss.rows()];
         targets = new int[options.accumulate()][loss.rows()];
+        begins = new boolean[options.accumulate()][loss.rows()];
     }
 
     private void requireHere(Tensor tensor, String name) {
@@ -183,7 +185,7 @@ public final class Trainer implements AutoCloseable {
         long step = steps + 1;
         long counted = 0;
         for (int i = 0; i < ids.length; i++) {
-            source.next(ids[i], targets[i], options.sequences());
+            source.next(ids[i], targets[i], begins[i], options.sequences());
             for (int target : targets[i]) {
                 counted += target == BatchSource.IGNORED ? 0 : 1;
             }
@@ -192,7 +194,7 @@ public final class Trainer implements AutoCloseable {
         double sum = 0;
         float factor = (float) (1.0 / Math.max(counted, 1));
         for (int i = 0; i < ids.length; i++) {
-            sum += accumulate(ids[i], targets[i], factor);
+            sum += accumulate(ids[i], targets[i], begins[i], factor);
         }
         double meanLoss = sum / Math.max(counted, 1);
         double norm = Math.sqrt(GradientNorm.squared(device, workspace, slope));
@@ -208,11 +210,11 @@ public final class Trainer implements AutoCloseable {
         return new Step(step, meanLoss, norm, rate, (long) ids.length * loss.rows(), skipped);
     }
 
-    private double accumulate(int[] batchIds, int[] batchTargets, float factor) {
+    private double accumulate(int[] batchIds, int[] batchTargets, boolean[] batchBegins, float factor) {
         if (adaptation != null) {
-            return loss.accumulate(adaptation.gradient, adaptation.adapter, weights, batchIds, batchTargets, factor);
+            return loss.accumulate(adaptation.gradient, adaptation.adapter, weights, batchIds, batchTargets, batchBegins, factor);
         }
-        return loss.accumulate(Objects.requireNonNull(gradient), weights, batchIds, batchTargets, factor);
+        return loss.accumulate(Objects.requireNonNull(gradient), weights, batchIds, batchTargets, batchBegins, factor);
     }
 
     private void update(double rate, double scale) {
@@ -272,8 +274,8 @@ public final class Trainer implements AutoCloseable {
         double sum = 0;
         long counted = 0;
         for (int i = 0; i < batches; i++) {
-            held.next(ids[0], targets[0], options.sequences());
-            sum += loss.loss(weights, ids[0], targets[0]);
+            held.next(ids[0], targets[0], begins[0], options.sequences());
+            sum += loss.loss(weights, ids[0], targets[0], begins[0]);
             for (int target : targets[0]) {
                 counted += target == BatchSource.IGNORED ? 0 : 1;
             }

@@ -4,7 +4,8 @@ import io.puna.model.LlamaConfig;
 
 /**
  * What training a model would take: bytes of memory, and floating-point operations of a step. Operations are those of matrix products
- * and attention, a multiplication and an addition each; what is elementwise is not counted.
+ * and attention, a multiplication and an addition each; what is elementwise is not counted. Attention is counted as over whole
+ * sequences: where it is cut at documents, it is less.
  *
  * @param parameters         of the model
  * @param weightBytes        of the weights, F32

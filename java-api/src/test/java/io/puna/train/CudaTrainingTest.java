@@ -75,6 +75,30 @@ class CudaTrainingTest {
         }
     }
 
+    @Test
+    void documentsAreKeptApartAsOnTheCpuAndPoliciesShareTheirBits() {
+        DocumentsApartTest.Packed batch = DocumentsApartTest.Packed.of(2, 9, 1, 13, 4, 19);
+        float[] bits = null;
+        try (Device cpu = Device.cpu(1); Device device = Device.cuda(0); Parameters there = Parameters.random(cpu, CONFIG, 1);
+                Parameters expected = Parameters.zeros(cpu, CONFIG); Parameters weights = Parameters.random(device, CONFIG, 1);
+                Parameters gradient = Parameters.zeros(device, CONFIG)) {
+            double wanted = batch.accumulateEach(cpu, expected, there);
+            for (Recomputation recomputation : Recomputation.values()) {
+                try (LossGradient loss = new LossGradient(device, CONFIG, recomputation, 2, batch.tokens())) {
+                    gradient.clear();
+                    assertThat(loss.accumulate(gradient, weights, batch.ids(), batch.targets(), batch.begins(), 1))
+                            .isCloseTo(wanted, within(1e-5 * wanted));
+                }
+                expected.tensors().forEach((name, tensor) ->
+                        assertThat(GradientGoldenTest.difference(gradient.tensors().get(name), tensor))
+                                .as(recomputation + " " + name).isLessThan(TOLERANCE));
+                float[] got = gradient.all().toFloatArray();
+                assertThat(got).isEqualTo(bits == null ? got : bits);
+                bits = got;
+            }
+        }
+    }
+
     /** No gradient is three times as far off as PyTorch's in BF16, and all are further off than in F32. */
     @ParameterizedTest
     @ValueSource(strings = {"mha-odd", "gqa3-tied", "mistral-window", "rope-llama3"})

@@ -69,6 +69,13 @@ class TokenDatasetTest {
             assertThat(targets).containsExactly(1, 2, 100, 101, 0, 1, 2, 100);
             dataset.validation(true).next(ids, targets, 2);
             assertThat(targets).containsExactly(1, 2, BatchSource.IGNORED, 101, BatchSource.IGNORED, 1, 2, BatchSource.IGNORED);
+            boolean[] begins = new boolean[8];
+            dataset.validation(true).next(ids, targets, begins, 2);
+            assertThat(ids).containsExactly(0, 1, 2, 100, 101, 0, 1, 2);
+            assertThat(targets).containsExactly(1, 2, BatchSource.IGNORED, 101, BatchSource.IGNORED, 1, 2, BatchSource.IGNORED);
+            assertThat(begins).containsExactly(true, false, false, true, false, true, false, false);
+            dataset.validation().next(ids, targets, begins, 2);
+            assertThat(begins).containsOnly(false);
         }
     }
 
@@ -401,6 +408,8 @@ class TokenDatasetTest {
         assertThatThrownBy(() -> source.next(new int[6], new int[6], 0)).hasMessageStartingWith("sequences: expected");
         assertThatThrownBy(() -> source.next(new int[0], new int[0], 1)).hasMessageStartingWith("sequences: expected");
         assertThatThrownBy(() -> source.next(new int[6], new int[5], 2)).hasMessageStartingWith("targets: expected 6");
+        assertThatThrownBy(() -> source.next(new int[6], new int[6], new boolean[5], 2))
+                .hasMessageStartingWith("begins: expected 6");
         assertThatThrownBy(dataset::validation).isInstanceOf(IllegalStateException.class).hasMessageContaining("got none");
         dataset.close();
         dataset.close();
