@@ -34,8 +34,8 @@
  * Tried without gain: calling a block's lines ahead in one go, every other line, or none; into the first cache; keeping the scores
  * of 48 rows instead of 192 (kept, for the memory).
  * Tried on AMX, in pieces of BF16, in one order for few rows and many: prompts of F32 1.1 to 1.2 times as fast, of F16 1.5 times; a
- * token after 8191 of F32 at 0.8 times, F16 0.8 to 1.2, Q8_0 half, as cutting keys and values takes longer than reading them. With a
- * whole prompt of 2000 faster by no more than 6 %, and tokens slower or of other bits, it was not kept.
+ * token after 8191 of F32 at 0.8 times, F16 0.8 to 1.2, Q8_0 half, as cutting keys and values takes longer than reading. A whole
+ * prompt of 2000 was faster by no more than 6 %, and tokens slower or of other bits: not kept.
  */
 #include "decode.h"
 #include "integer.h"
@@ -304,8 +304,8 @@ static side rows_from(const side *b, int64_t k) {
 /* ------------------------------------------------- packing ----------------------------------------------------------- */
 
 /*
- * k[d + i, 0, …) = elements d + i, i < n, of VEC_WIDTH keys, whose rows are row[] bytes behind keys, pitch apart, or 0 where there are
- * gaps between. As many of their values' bytes are called.
+ * k[d + i, 0, …) = elements d + i, i < n, of VEC_WIDTH keys, whose rows are row[] bytes behind keys. As many of their values' bytes
+ * are called. Rows are pitch bytes apart, or 0 where there are gaps between.
  */
 PUNA_INLINE void pack_elements(const int32_t dtype, float *k, int64_t stride, const char *keys, const char *values,
                                const int64_t *row, int64_t pitch, int64_t d, int64_t n) {
