@@ -29,8 +29,13 @@
  *   2  few keys packed at a time, without a branch for each vector; values in place    1.3 times as fast, after 2048 1.1 to 1.3
  *   3  lines called in the order they lie in, Q8_0 by bytes                        F16 15.7 of 21 (75 %), Q8_0 11.3 of 20 (57 %);
  *      where others leave 12 to 13 GB/s, 91 % and more of them
- * One thread by itself takes 74 % for F16. Tried without gain: calling a block's lines ahead in one go, every other line, or none;
- * into the first cache; keeping the scores of 48 rows instead of 192 (kept, for the memory).
+ *   4  lines of several pages called side by side, GB/s of 27 to 29    F16 18.0 to 20.5 (AVX2 18.1 to 19.5), F32 21.7 to 24.5
+ *      (22.1 to 23.8), Q8_0 14.3 to 15.0 (12.1 to 12.2)
+ * Tried without gain: calling a block's lines ahead in one go, every other line, or none; into the first cache; keeping the scores
+ * of 48 rows instead of 192 (kept, for the memory).
+ * Tried on AMX, in pieces of BF16, in one order for few rows and many: prompts of F32 1.1 to 1.2 times as fast, of F16 1.5 times; a
+ * token after 8191 of F32 at 0.8 times, F16 0.8 to 1.2, Q8_0 half, as cutting keys and values takes longer than reading. A whole
+ * prompt of 2000 was faster by no more than 6 %, and tokens slower or of other bits: not kept.
  */
 #include "decode.h"
 #include "integer.h"
@@ -171,6 +176,15 @@ PUNA_INLINE void call_bytes(const char *from, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
+/*
+ * As many bytes of a block without gaps as lie at at, some from each of its pages, near enough: the processor reads several pages
+ * side by side faster than one after another.
+ */
+PUNA_INLINE void call_some(const int32_t dtype, const char *block, int64_t stride, int64_t at, int64_t bytes) {
+    const int pages = (VEC_WIDTH >= 16 ? 4 : 2) / (dtype == PUNA_DTYPE_Q8_0 ? 2 : 1);
+    for (int page = 0; page < pages; page++) call_bytes(block + KEYS * stride / pages * page + at / pages, bytes / pages);
+}
+
 /* The bytes that n elements take, of Q8_0 near enough. */
 PUNA_INLINE int64_t bytes_of(const int32_t dtype, int64_t n) {
     return dtype == PUNA_DTYPE_F32 ? n * 4 : dtype == PUNA_DTYPE_F16 ? n * 2 : n * (int64_t)sizeof(puna_q8_0) / PUNA_Q8_0_ELEMENTS;
@@ -178,16 +192,17 @@ PUNA_INLINE int64_t bytes_of(const int32_t dtype, int64_t n) {
 
 /*
  * The right side of a product: rows of dtype, stride bytes apart. Where calls is not null rows have no gaps, and while they are
- * read as many bytes are called, in their order, from there.
+ * read as many bytes of the block there are called, after so many.
  */
 typedef struct side {
     const char *rows, *calls;
     int64_t stride;
+    int64_t called;
     int32_t dtype;
 } side;
 
 static side packed_side(const float *rows, int64_t stride) {
-    return (side){(const char *)rows, NULL, stride * (int64_t)sizeof(float), PUNA_DTYPE_F32};
+    return (side){(const char *)rows, NULL, stride * (int64_t)sizeof(float), 0, PUNA_DTYPE_F32};
 }
 
 /* V vectors of a row from element j on, the last of n elements. They fill a block, or do not cross the end of one. */
@@ -212,8 +227,8 @@ PUNA_INLINE void load_vectors(const int32_t dtype, const int V, vec *b, const ch
 PUNA_INLINE void product_tile(const int R, const int V, const int32_t dtype, const bool calls, float *c, int64_t c_stride,
                               const float *factor, const float *a, int64_t a_stride, const side *b, int64_t depth, int64_t j,
                               int64_t n) {
-    const char *row = b->rows, *call = calls ? b->calls + bytes_of(dtype, j * depth) : NULL;
-    int64_t stride = b->stride;
+    const char *row = b->rows;
+    int64_t stride = b->stride, called = b->called + bytes_of(dtype, j * depth);
     vec sum[6 * TILE_VECS];
     c += j;
     for (int r = 0; r < R; r++)
@@ -223,8 +238,8 @@ PUNA_INLINE void product_tile(const int R, const int V, const int32_t dtype, con
         vec b_k[8];
         load_vectors(dtype, V, b_k, row, j, n);
         if (calls) {
-            call_bytes(call, bytes_of(dtype, V * VEC_WIDTH));
-            call += bytes_of(dtype, V * VEC_WIDTH);
+            call_some(dtype, b->calls, stride, called, bytes_of(dtype, V * VEC_WIDTH));
+            called += bytes_of(dtype, V * VEC_WIDTH);
         }
         for (int r = 0; r < R; r++) {
             vec a_k = vec_set1(a[r * a_stride + k]);
@@ -283,23 +298,24 @@ static void product(int64_t R, float *c, int64_t c_stride, const float *factor, 
 
 /* The product from row k of b on. */
 static side rows_from(const side *b, int64_t k) {
-    return (side){b->rows + k * b->stride, b->calls == NULL ? NULL : b->calls + k * b->stride, b->stride, b->dtype};
+    return (side){b->rows + k * b->stride, b->calls, b->stride, b->called + k * b->stride, b->dtype};
 }
 
 /* ------------------------------------------------- packing ----------------------------------------------------------- */
 
 /*
- * k[d + i, 0, …) = elements d + i, i < n, of VEC_WIDTH keys, whose rows are row[] bytes behind keys. As many of their values'
- * bytes are called.
+ * k[d + i, 0, …) = elements d + i, i < n, of VEC_WIDTH keys, whose rows are row[] bytes behind keys. As many of their values' bytes
+ * are called. Rows are pitch bytes apart, or 0 where there are gaps between.
  */
 PUNA_INLINE void pack_elements(const int32_t dtype, float *k, int64_t stride, const char *keys, const char *values,
-                               const int64_t *row, bool gaps, int64_t d, int64_t n) {
+                               const int64_t *row, int64_t pitch, int64_t d, int64_t n) {
     vec a[VEC_WIDTH];
     for (int i = 0; i < VEC_WIDTH; i++) {
         a[i] = load_elements(dtype, keys + row[i], d, n);
-        if (gaps) call_line(dtype, values + row[i], d);
+        if (pitch == 0) call_line(dtype, values + row[i], d);
     }
-    if (!gaps) call_bytes(values + row[0] + bytes_of(dtype, d * VEC_WIDTH), bytes_of(dtype, VEC_WIDTH * VEC_WIDTH));
+    if (pitch != 0)
+        call_some(dtype, values, pitch, row[0] + bytes_of(dtype, d * VEC_WIDTH), bytes_of(dtype, VEC_WIDTH * VEC_WIDTH));
     vec_transpose(a);
     for (int i = 0; i < VEC_WIDTH; i++)
         if (i < n) vec_store(k + (d + i) * stride, a[i]);
@@ -309,12 +325,13 @@ PUNA_INLINE void pack_elements(const int32_t dtype, float *k, int64_t stride, co
  * The same for a block of VEC_WIDTH consecutive keys of Q8_0: bytes are transposed four at a time, each is moved to the top of its
  * lane, which makes 2^24 times the integer, and the scales of the keys are a vector.
  */
-PUNA_INLINE void pack_q8_0(float *k, int64_t stride, const char *keys, const char *values, int64_t pitch, int64_t d) {
+PUNA_INLINE void pack_q8_0(float *k, int64_t stride, const char *keys, const char *values, int64_t pitch, int64_t key,
+                           int64_t d) {
     int64_t at = d / PUNA_Q8_0_ELEMENTS * (int64_t)sizeof(puna_q8_0);
     float scales[VEC_WIDTH];
     for (int i = 0; i < VEC_WIDTH; i++)
         scales[i] = vec_f16_to_f32(((const puna_q8_0 *)(keys + i * pitch + at))->d) * 0x1p-24f;
-    call_bytes(values + at * VEC_WIDTH, VEC_WIDTH * (int64_t)sizeof(puna_q8_0));
+    call_some(PUNA_DTYPE_Q8_0, values, pitch, key * pitch + at * VEC_WIDTH, VEC_WIDTH * (int64_t)sizeof(puna_q8_0));
     vec scale = vec_load(scales);
     ivec top = ivec_set1((int32_t)0xFF000000);
     for (int half = 0; half < PUNA_Q8_0_ELEMENTS; half += 16) {
@@ -337,18 +354,18 @@ PUNA_INLINE void pack_q8_0(float *k, int64_t stride, const char *keys, const cha
 PUNA_INLINE void pack_keys(const int32_t dtype, float *k, int64_t stride, const head *kv, int64_t block, int64_t first, int64_t lo,
                            int64_t hi, int64_t HD) {
     const char *keys = kv->k + block * kv->stride, *values = kv->v + block * kv->stride;
-    bool gaps = kv->stride != bytes_of(dtype, HD);
+    int64_t pitch = kv->stride == bytes_of(dtype, HD) ? kv->stride : 0;
     for (int64_t j = lo / VEC_WIDTH * VEC_WIDTH; j < hi; j += VEC_WIDTH) {
         float *to = k + j - first;
         if (dtype == PUNA_DTYPE_Q8_0 && j >= lo && j + VEC_WIDTH <= hi) {
             for (int64_t d = 0; d < HD; d += PUNA_Q8_0_ELEMENTS)
-                pack_q8_0(to, stride, keys + j * kv->stride, values + j * kv->stride, kv->stride, d);
+                pack_q8_0(to, stride, keys + j * kv->stride, values, kv->stride, j, d);
             continue;
         }
         int64_t row[VEC_WIDTH], d = 0;
         for (int i = 0; i < VEC_WIDTH; i++) row[i] = puna_max(lo, puna_min(j + i, hi - 1)) * kv->stride;
-        for (; d + VEC_WIDTH <= HD; d += VEC_WIDTH) pack_elements(dtype, to, stride, keys, values, row, gaps, d, VEC_WIDTH);
-        if (d < HD) pack_elements(dtype, to, stride, keys, values, row, gaps, d, HD - d); /* tail of the head */
+        for (; d + VEC_WIDTH <= HD; d += VEC_WIDTH) pack_elements(dtype, to, stride, keys, values, row, pitch, d, VEC_WIDTH);
+        if (d < HD) pack_elements(dtype, to, stride, keys, values, row, pitch, d, HD - d); /* tail of the head */
     }
 }
 
@@ -506,7 +523,7 @@ PUNA_INLINE void attend_few(const int32_t dtype, tile *t, const head *kv, const 
     }
     weigh_block(t, to, 0, rows);
     const char *next = kv->k + (block + KEYS < kv->end ? block + KEYS : block) * kv->stride;
-    side values = {kv->v + block * kv->stride, kv->stride == bytes_of(dtype, HD) ? next : NULL, kv->stride, dtype};
+    side values = {kv->v + block * kv->stride, kv->stride == bytes_of(dtype, HD) ? next : NULL, kv->stride, 0, dtype};
     add_values(t, to, 0, rows, &values, HD);
 }
 

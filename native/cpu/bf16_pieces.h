@@ -56,6 +56,7 @@ PUNA_INLINE void load_shapes(int columns) {
         uint8_t rows[16];
     } shapes = {.palette = 1};
     for (int i = 0; i < 8; i++) shapes.rows[i] = SIDE, shapes.row_bytes[i] = (uint16_t)(i == 4 || i == 5 ? STEP * 2 : columns * 4);
+    __asm__ volatile("" :: "m"(shapes)); /* the load does not say that it reads all of them */
     _tile_loadconfig(&shapes);
 }
 

@@ -50,6 +50,7 @@ static void load_shapes(int group) {
     for (int i = 0; i < 8; i++) shapes.rows[i] = TILE_ROWS, shapes.row_bytes[i] = PANEL * sizeof(int32_t);
     shapes.row_bytes[4] = shapes.row_bytes[5] = (uint16_t)group;
     shapes.rows[6] = shapes.rows[7] = (uint8_t)(group / 4);
+    __asm__ volatile("" :: "m"(shapes)); /* the load does not say that it reads all of them */
     _tile_loadconfig(&shapes);
 }
 

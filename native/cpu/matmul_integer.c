@@ -12,8 +12,7 @@
  * BYTES OR WORDS: int16 activations meet weights widened to int16. int8 activations meet bytes where the set multiplies bytes
  * faster, and are widened like the weights where it does not (the baselines, and Q8_0 on AVX2, whose byte product is unsigned
  * times signed and saturates). With NEON's dot products weights stay bytes always, and an int16 is two of them, 256 * high + low:
- * where smull makes four products of words, sdot makes sixteen of bytes. Six rows of x and 32 elements of a panel take some 1,000
- * instructions in the baseline, 420 with sdot for int16 and 250 for int8; nothing has been timed. i8mm would halve the products once
+ * where smull makes four products of words, sdot makes sixteen of bytes. It has not been timed. i8mm would halve the products once
  * more, but wants two rows, eight bytes of each, in a vector, in the panel, in x and in the sums alike: another kernel.
  *
  * ONE ROW is multiplied row by row (integer_row.h), MANY ROWS on AMX by tiles (integer_tiles.h), with the same bits.
@@ -41,8 +40,8 @@ typedef struct x_bytes {
 
 typedef struct x_words {
     union {
-        int16_t q[32]; /* of every four the first, third, second, fourth: as widened weights lie                    */
-        int8_t digits[2][32]; /* or the low ones and the high ones                                                  */
+        int16_t q[32];        /* of every four the first, third, second, fourth: as widened weights lie             */
+        int8_t digits[2][32]; /* or the low ones, then the high ones                                                */
     };
     x_scale scale;
 } x_words;
@@ -81,14 +80,6 @@ PUNA_INLINE void quantize_row(int digits, float top, void *to, const float *x, i
  * Multiplying
  * ------------------------------------------------------------------------------------------------------------------ */
 
-PUNA_INLINE ivec multiply_step(const bool bytes, ivec acc, ivec w, ivec x) {
-#if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
-    if (bytes) return ivec_dot_bytes(acc, w, x);
-#endif
-    (void)bytes;
-    return ivec_dot_i16(acc, w, x);
-}
-
 #if defined(PUNA_VARIANT_DOTPROD)
 /* acc += the products of a group of R rows of x, four bytes a step. */
 PUNA_INLINE void multiply_group(const bool bytes, const int R, const int steps, ivec acc[TILE][VECTORS], const panel_row *w,
@@ -98,13 +89,21 @@ PUNA_INLINE void multiply_group(const bool bytes, const int R, const int steps, 
         ivec w_s[VECTORS], x_s[TILE];
         for (int r = 0; r < R; r++) x_s[r] = ivec_load(x + r * x_stride + 4 * s);
 #define MULTIPLY_STEP(i)                                                                                                      \
-        for (int v = 0; v < VECTORS; v++) w_s[v] = ivec_load(w[s + i] + v * VEC_WIDTH);                                      \
+        for (int v = 0; v < VECTORS; v++) w_s[v] = ivec_load(w[s + i] + v * VEC_WIDTH);                                       \
         for (int r = 0; r < R; r++)                                                                                           \
             for (int v = 0; v < VECTORS; v++) acc[r][v] = ivec_dot_lane(acc[r][v], w_s[v], x_s[r], i);
         MULTIPLY_STEP(0) MULTIPLY_STEP(1) MULTIPLY_STEP(2) MULTIPLY_STEP(3)
     }
 }
 #else
+PUNA_INLINE ivec multiply_step(const bool bytes, ivec acc, ivec w, ivec x) {
+#if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
+    if (bytes) return ivec_dot_bytes(acc, w, x);
+#endif
+    (void)bytes;
+    return ivec_dot_i16(acc, w, x);
+}
+
 /* acc += the products of a group of R rows of x, four bytes or two words a step. */
 PUNA_INLINE void multiply_group(const bool bytes, const int R, const int steps, ivec acc[TILE][VECTORS], const panel_row *w,
                                 const char *x, int64_t x_stride) {
@@ -157,7 +156,7 @@ PUNA_INLINE void tile(const int32_t dtype, const int digits, const int R, float 
             ivec acc[TILE][VECTORS];
             for (int r = 0; r < R; r++)
                 for (int v = 0; v < VECTORS; v++) acc[r][v] = ivec_zero();
-            if (digits == 2) multiply_group(true, R, group / 4, acc, w_k, x + 32 + part, x_stride);
+            if (digits == 2) multiply_group(true, R, group / 4, acc, w_k, x + 32 + part, x_stride); /* the high ones        */
             for (int r = 0; r < R; r++) {
                 const int32_t *sum = (const int32_t *)((const char *)&scale->sums[group == 32 ? 2 : part / 16] + r * x_stride);
                 ivec start = shift == 0 ? ivec_zero() : ivec_sub(ivec_zero(), ivec_shl(ivec_spread(sum), shift));
