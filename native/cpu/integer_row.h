@@ -13,6 +13,7 @@
  *   4  lines called evenly, while groups are added up too, into the second cache; a thread's
  *      shares one after another in memory (products.h), so that what one calls serves the next   25.9, 24.5, 26.4 of 29
  *      K = 5632, where groups had come in two parts: from 20.1, 19.6, 18.9 to                     25, 25, 26
+ *   5  four pages by turns, 16 KB ahead: Q8_0 and Q4_K 1.02 to 1.05 times as fast, Q4_0 and Q6_K no different
  * By itself one thread went from 12.0, 11.9 and 12.4 to 14.0, 13.6 and 13.5 of 15. From the second cache it does 27, 17 and 19.
  * Calling into the first cache instead, or 4 KB ahead all along: 5 to 10 % slower; the first lines of a share in one go: no gain.
  */
@@ -23,7 +24,9 @@
 
 enum {
     GROUPS = 512,       /* of x that meet a panel, row by row                                                       */
-    AHEAD = 8192,       /* bytes from where w is read to where it is fetched, when a panel's integers are done      */
+    PAGE_BYTES = 4096,  /* of memory                                                                                */
+    PAGES = 4,          /* that are fetched side by side                                                            */
+    AHEAD = 16384,      /* bytes from where w is read to where it is fetched, when a panel's integers are done      */
     PAGES_AHEAD = 32768 /* bytes from where w is fetched to where pages are looked up                               */
 };
 
@@ -199,11 +202,16 @@ PUNA_INLINE int adding_16ths(int32_t dtype) {
 }
 
 /*
- * Fetches the next bytes of w. What is called here stays the same distance ahead, on average: the processor reads no memory while
- * it adds groups up unless it is told to.
+ * Fetches the next bytes of w, or as many of the same PAGES pages, which are taken by turns: the processor reads several side by
+ * side faster than one after another. What is called here stays the same distance ahead, on average: the processor reads no memory
+ * while it adds groups up unless it is told to.
  */
 PUNA_INLINE void fetch_ahead(const char **ahead, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(*ahead + i, 0, 2);
+    for (int64_t i = 0; i < bytes; i += 64) {
+        uintptr_t at = (uintptr_t)(*ahead + i), line = at / 64 % (PAGES * PAGE_BYTES / 64);
+        at = at / (PAGES * PAGE_BYTES) * (PAGES * PAGE_BYTES) + line % PAGES * PAGE_BYTES + line / PAGES * 64;
+        __builtin_prefetch((const char *)at, 0, 2);
+    }
     __builtin_prefetch(*ahead + PAGES_AHEAD, 0, 2);
     *ahead += bytes;
 }

@@ -86,9 +86,15 @@ puna_status PUNA_KERNEL(rmsnorm_forward)(puna_context *context, float *y, float 
 
 /* ------------------------------------------------- backward ----------------------------------------------------------- */
 
+/*
+ * dg takes columns as shares, dx rows. One after the other over all rows, 64 columns a share, read 1,024 rows of 4,096 of memory
+ * at 36 % of what reads reach (AVX2: 30 %), a block of rows at a time and up to 512 columns a share at 47 % (45 %).
+ */
 enum {
-    COLUMNS = 64, /* of a share of dg                                                                               */
-    STRETCH = 64  /* rows summed before they meet the total                                                         */
+    LEAST_COLUMNS = 64, /* of a share of dg: rows are read in pieces of so many                                     */
+    COLUMNS = 512,      /* at most                                                                                  */
+    STRETCH = 64,       /* rows summed before they meet the total                                                   */
+    BLOCK_BYTES = 1 << 21 /* of x and dy, which stay in the cache from dg to dx                                     */
 };
 
 typedef struct backward {
@@ -96,18 +102,18 @@ typedef struct backward {
     const float *x, *rstd, *dy;
     const void *g;
     int32_t g_dtype, accumulate;
-    int64_t rows, C, share_rows;
+    int64_t C, share_rows, share_columns;
+    int64_t first, end; /* rows of the block at hand                                                                */
 } backward;
 
-/* dg[c] for n columns from c0 on: dg + (the stretches' sums, one after another), each the sum of its rows in order. */
+/* dg[c] for n columns from c0 on: the stretches' sums are added one after another, each the sum of its rows in order. */
 static void gain_share(void *arguments, int64_t share, int32_t thread) {
     (void)thread;
     const backward *j = arguments;
-    int64_t c0 = share * COLUMNS, n = puna_min(COLUMNS, j->C - c0), C = j->C;
-    float total[COLUMNS] = {0};
-    for (int64_t r0 = 0; r0 < j->rows; r0 += STRETCH) {
+    int64_t c0 = share * j->share_columns, n = puna_min(j->share_columns, j->C - c0), C = j->C;
+    for (int64_t r0 = j->first; r0 < j->end; r0 += STRETCH) {
         float sum[COLUMNS] = {0};
-        for (int64_t r = r0; r < puna_min(r0 + STRETCH, j->rows); r++) {
+        for (int64_t r = r0; r < puna_min(r0 + STRETCH, j->end); r++) {
             const float *x = j->x + r * C + c0, *dy = j->dy + r * C + c0;
             vec rstd = vec_set1(j->rstd[r]);
             int64_t c = 0;
@@ -118,9 +124,8 @@ static void gain_share(void *arguments, int64_t share, int32_t thread) {
                 vec_store(sum + c, vec_fma(vec_load_partial(dy + c, n - c), scaled, vec_load(sum + c)));
             }
         }
-        for (int64_t c = 0; c < COLUMNS; c++) total[c] += sum[c];
+        for (int64_t c = 0; c < n; c++) j->dg[c0 + c] += sum[c];
     }
-    for (int64_t c = 0; c < n; c++) j->dg[c0 + c] += total[c];
 }
 
 /* Sum over c of dy * g * x, in sum_of_squares' order with two accumulators. */
@@ -161,8 +166,8 @@ PUNA_INLINE void gradient_row(const backward *j, int64_t r, int32_t g_dtype) {
 static void gradient_share(void *arguments, int64_t share, int32_t thread) {
     (void)thread;
     const backward *j = arguments;
-    int64_t end = puna_min((share + 1) * j->share_rows, j->rows);
-    for (int64_t r = share * j->share_rows; r < end; r++) {
+    int64_t begin = j->first + share * j->share_rows, end = puna_min(begin + j->share_rows, j->end);
+    for (int64_t r = begin; r < end; r++) {
         switch (j->g_dtype) { /* a constant each, so that the loop has no branch */
         case PUNA_DTYPE_F32: gradient_row(j, r, PUNA_DTYPE_F32); break;
         case PUNA_DTYPE_F16: gradient_row(j, r, PUNA_DTYPE_F16); break;
@@ -174,8 +179,14 @@ static void gradient_share(void *arguments, int64_t share, int32_t thread) {
 puna_status PUNA_KERNEL(rmsnorm_backward)(puna_context *context, float *dx, float *dg, const float *x, const void *g,
                                           int32_t g_dtype, const float *rstd, const float *dy, int64_t rows, int64_t C,
                                           int32_t accumulate) {
-    backward j = {dx, dg, x, rstd, dy, g, g_dtype, accumulate, rows, C, rows_per_share(3 * C * (int64_t)sizeof(float))};
-    if (dg != NULL) puna_parallel(context, puna_ceil_div(C, COLUMNS), gain_share, &j); /* first: dx may be dy */
-    puna_parallel(context, puna_ceil_div(rows, j.share_rows), gradient_share, &j);
+    backward j = {.dx = dx, .dg = dg, .x = x, .rstd = rstd, .dy = dy, .g = g, .g_dtype = g_dtype, .accumulate = accumulate,
+                  .C = C, .share_rows = rows_per_share(3 * C * (int64_t)sizeof(float))};
+    j.share_columns = puna_min(puna_ceil_div(C, 4 * context->threads * LEAST_COLUMNS) * LEAST_COLUMNS, COLUMNS);
+    int64_t step = dg == NULL ? rows : puna_max(BLOCK_BYTES / (2 * C * (int64_t)sizeof(float)) / STRETCH, 1) * STRETCH;
+    for (; j.first < rows; j.first = j.end) {
+        j.end = puna_min(j.first + step, rows);
+        if (dg != NULL) puna_parallel(context, puna_ceil_div(C, j.share_columns), gain_share, &j); /* first: dx may be dy */
+        puna_parallel(context, puna_ceil_div(j.end - j.first, j.share_rows), gradient_share, &j);
+    }
     return PUNA_STATUS_OK;
 }
