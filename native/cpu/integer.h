@@ -41,38 +41,20 @@ PUNA_INLINE ivec ivec_shl_i16(ivec a, int n) { return _mm512_slli_epi16(a, (unsi
 PUNA_INLINE ivec ivec_shr_i16(ivec a, int n) { return _mm512_srai_epi16(a, (unsigned)n); }
 PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return _mm512_srli_epi16(a, (unsigned)n); }
 PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm512_cvtepi32_ps(a); }
+/* The F16 in the lower half of every lane. */
+PUNA_INLINE vec ivec_f16_to_f32(ivec a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }
 PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm512_dpwssd_epi32(acc, w, x); }
 PUNA_INLINE ivec ivec_dot_bytes(ivec acc, ivec w, ivec x) { return _mm512_dpbusd_epi32(acc, w, x); }
 PUNA_INLINE ivec ivec_sub_i8(ivec a, ivec b) { return _mm512_sub_epi8(a, b); }
-PUNA_INLINE ivec ivec_load_twice(const void *p) { return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)p)); }
-/* 32 bytes at p, then 32 at q. */
-PUNA_INLINE ivec ivec_load_halves(const void *p, const void *q) {
-    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p)),
-                              _mm256_loadu_si256((const __m256i *)q), 1);
-}
-/* 16 bytes at p twice, then 16 at q twice. */
-PUNA_INLINE ivec ivec_load_quarters_twice(const void *p, const void *q) {
-    return _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)), 0xFF00,
-                                       _mm_loadu_si128((const __m128i *)q));
-}
-/* Words shifted by as many bits as shifts, which ivec_shifts makes, says. */
-PUNA_INLINE ivec ivec_shifts(int q0, int q1, int q2, int q3) {
-    __m512i two = _mm512_inserti32x4(_mm512_castsi128_si512(_mm_set1_epi16((short)q0)), _mm_set1_epi16((short)q1), 1);
-    return _mm512_inserti32x4(_mm512_inserti32x4(two, _mm_set1_epi16((short)q2), 2), _mm_set1_epi16((short)q3), 3);
-}
-PUNA_INLINE ivec ivec_shl_by(ivec a, ivec shifts) { return _mm512_sllv_epi16(a, shifts); }
-PUNA_INLINE ivec ivec_shr_by(ivec a, ivec shifts) { return _mm512_srlv_epi16(a, shifts); }
-/* The sums of quarters 0 and 1 and of 2 and 3, of a and then of b. */
-PUNA_INLINE ivec ivec_add_quarters(ivec a, ivec b) {
-    return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xDD));
-}
 PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
     const char *quarter[4] = {rows, rows + 4 * stride, rows + 8 * stride, rows + 12 * stride};
+    int64_t row[4] = {0, stride, 2 * stride, 3 * stride};
+    __asm__("" : "+r"(quarter[1]), "+r"(quarter[2]), "+r"(quarter[3]), "+r"(row[3]));
     for (int i = 0; i < 4; i++) {
-        __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(quarter[0] + i * stride)));
-        v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(quarter[1] + i * stride)), 1);
-        v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(quarter[2] + i * stride)), 2);
-        to[i] = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(quarter[3] + i * stride)), 3);
+        __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(quarter[0] + row[i])));
+        v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(quarter[1] + row[i])), 1);
+        v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(quarter[2] + row[i])), 2);
+        to[i] = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(quarter[3] + row[i])), 3);
     }
 }
 PUNA_INLINE ivec ivec_interleave_low_i32(ivec a, ivec b) { return _mm512_unpacklo_epi32(a, b); }
@@ -100,6 +82,10 @@ PUNA_INLINE ivec ivec_shl_i16(ivec a, int n) { return _mm256_slli_epi16(a, n); }
 PUNA_INLINE ivec ivec_shr_i16(ivec a, int n) { return _mm256_srai_epi16(a, n); }
 PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return _mm256_srli_epi16(a, n); }
 PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm256_cvtepi32_ps(a); }
+PUNA_INLINE vec ivec_f16_to_f32(ivec a) {
+    a = _mm256_and_si256(a, _mm256_set1_epi32(0xFFFF));
+    return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
+}
 PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)); }
 /* Here as pairs in int16, which no sum may leave: ivec_add_pairs before it would. */
 PUNA_INLINE ivec ivec_dot_bytes(ivec pairs, ivec w, ivec x) { return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, x)); }
@@ -152,6 +138,10 @@ PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return (ivec)((u16x8)a >> n); }
 PUNA_INLINE ivec ivec_shr_u8(ivec a, int n) { return (ivec)((u8x16)a >> n); }
 PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
     for (int i = 0; i < 4; i++) to[i] = ivec_load(rows + i * stride);
+}
+PUNA_INLINE vec ivec_f16_to_f32(ivec a) {
+    const uint16_t halves[4] = {(uint16_t)a[0], (uint16_t)a[1], (uint16_t)a[2], (uint16_t)a[3]};
+    return vec_load_f16(halves);
 }
 #if defined(__aarch64__)
 PUNA_INLINE vec ivec_to_f32(ivec a) { return vcvtq_f32_s32((int32x4_t)a); }
@@ -206,17 +196,7 @@ PUNA_INLINE ivec ivec_sum_quarters(const ivec a[4]) {
 #endif
 }
 
-#if VEC_WIDTH == 16
-/* Lanes 2 i and 2 i + 1: the sums of the lower and of the upper half of a[i]. */
-PUNA_INLINE ivec ivec_sum_halves(const ivec a[8]) {
-    const ivec order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
-    return _mm512_permutexvar_epi32(order, ivec_add_quarters(ivec_sum_quarters(a), ivec_sum_quarters(a + 4)));
-}
-/* Lane i of quarter q becomes lane q of quarter i. */
-PUNA_INLINE ivec ivec_transpose_quarters(ivec a) {
-    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), a);
-}
-#else
+#if VEC_WIDTH < 16
 /* Lane i: the sum of a[i]. */
 PUNA_INLINE ivec ivec_sums(const ivec a[VEC_WIDTH]) {
 #if VEC_WIDTH == 8

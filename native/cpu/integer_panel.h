@@ -21,6 +21,18 @@ typedef struct x_scale {
     int32_t sums[4];      /* of q: the first 16, the others, all                                                    */
 } x_scale;
 
+/* A rounded row of x. */
+typedef struct x_row {
+#if BYTE_DOTS
+    const int8_t *q[2];       /* low and high digits: q = 256 * q[1] + q[0], both signed                            */
+#else
+    const int16_t *q;
+#endif
+    const float *minus_d_sum; /* for 32 elements                                                                    */
+    const float *d;           /* for a group                                                                        */
+    const int32_t *sums;      /* of q, for a group; a vector may be read from the last one on                       */
+} x_row;
+
 /* Two signed digits of an int16: it is 256 * high + low. */
 PUNA_INLINE int8_t low_digit(int16_t q) { return (int8_t)q; }
 PUNA_INLINE int8_t high_digit(int16_t q) { return (int8_t)((q + 128) >> 8); }
@@ -182,17 +194,17 @@ PUNA_INLINE void collect_halves(uint16_t halves[PANEL], const char *rows, int64_
     for (int r = 0; r < PANEL; r++, rows += stride) memcpy(&halves[r], rows, 2);
 }
 
-/* The factors of a block of Q4_K of the rows of vector v, whose first halves are its d and second its m. */
+/* The factors of a block of Q4_K of the rows of vector v. */
 PUNA_INLINE void pack_scales_q4_k(factors *to, int v, const char *block, int64_t stride) {
     const ivec six_bits = ivec_set1(0x3F3F3F3F), four_bits = ivec_set1(0x0F0F0F0F), two_bits = ivec_set1(0x30303030);
-    ivec in[4], six[4]; /* in[1..3]: the twelve bytes of scales; six: as puna_q4_k_scale takes them apart, 8 scales, 8 mins */
+    ivec in[4], six[4]; /* in: d and m, then the twelve bytes of scales; six: as puna_q4_k_scale takes them apart, 8 scales, 8 mins */
     ivec_columns(in, block, stride);
     six[0] = ivec_and(in[1], six_bits);
     six[1] = ivec_or(ivec_and(in[3], four_bits), ivec_and(ivec_shr(in[1], 2), two_bits));
     six[2] = ivec_and(in[2], six_bits);
     six[3] = ivec_or(ivec_and(ivec_shr(in[3], 4), four_bits), ivec_and(ivec_shr(in[2], 2), two_bits));
     int at = v * VEC_WIDTH;
-    vec d = vec_load_f16(to->halves[0] + at), m = vec_load_f16(to->halves[1] + at);
+    vec d = ivec_f16_to_f32(in[0]), m = ivec_f16_to_f32(ivec_shr(in[0], 16));
     for (int j = 0; j < 8; j++) {
         vec_store(to->d[j] + at, vec_mul(d, byte_of(six[j / 4], j % 4)));
         vec_store(to->m[j] + at, vec_mul(m, byte_of(six[2 + j / 4], j % 4)));
@@ -207,14 +219,11 @@ PUNA_INLINE void pack_scales_q6_k(factors *to, int v, const char *block, int64_t
         vec_store(to->d[j] + v * VEC_WIDTH, vec_mul(d, vec_sub(byte_of(ivec_xor(scales[j / 4], bias), j % 4), offset)));
 }
 
-/* PANEL rows, stride bytes apart, depth elements of each. */
+/* PANEL rows, stride bytes apart, depth elements of each. Those of Q4_K lie beside its scales. */
 PUNA_INLINE void pack_halves(const int32_t dtype, factors *to, const char *rows, int64_t stride, int64_t depth) {
     if (elements_of(dtype) == 32) {
         for (int64_t b = 0; b < depth / 32; b++) collect_halves(to->halves[b], rows + b * bytes_of(dtype), stride);
-    } else if (dtype == PUNA_DTYPE_Q4_K) {
-        collect_halves(to->halves[0], rows + offsetof(puna_q4_k, d), stride);
-        collect_halves(to->halves[1], rows + offsetof(puna_q4_k, m), stride);
-    } else {
+    } else if (dtype == PUNA_DTYPE_Q6_K) {
         collect_halves(to->halves[0], rows + offsetof(puna_q6_k, d), stride);
     }
 }

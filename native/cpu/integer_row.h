@@ -1,21 +1,19 @@
 /*
- * One row of x with block weights.
+ * One row of x with block weights, but on AVX-512 (integer_columns.h).
  *
  * ONE ROW is bound by reading w, which memory delivers fastest in the order it lies in. So the integers of PANEL rows are computed
- * row by row, a group's lanes added up many groups at a time, and wait in the workspace until lanes are rows again. On AVX-512 and
- * with NEON's dot products x is two signed bytes a number, 256 * high + low: two byte products of a vector cost less than
- * unpacking to words.
+ * row by row, a group's lanes added up many groups at a time, and wait in the workspace until lanes are rows again. With NEON's dot
+ * products x is two signed bytes a number, 256 * high + low: two byte products of a vector cost less than unpacking to words.
  *
- * MEASURED on a quiet two-core Granite Rapids, N = 5632, K = 2048, int16 on AVX-512, cold weights, two threads, Q8_0, Q4_K, Q6_K:
+ * MEASURED on a quiet two-core Granite Rapids, N = 5632, K = 2048, int16, cold weights, two threads, when AVX-512 had it too, GB/s of
+ * Q8_0, Q4_K, Q6_K:
  *   1  through panels, as several rows are                                                       18, 14.5, 16 GB/s of 26
  *   2  row by row, of words                                                                      20, 14
  *   3  of bytes; lines called 4 KB ahead, pages 32 KB ahead: a page walk takes longer than a row 21.7, 19.5, 18.5
  *   4  lines called evenly, while groups are added up too, into the second cache; a thread's
  *      shares one after another in memory (products.h), so that what one calls serves the next   25.9, 24.5, 26.4 of 29
- *      K = 5632, where groups had come in two parts: from 20.1, 19.6, 18.9 to                     25, 25, 26
- *   5  four pages by turns, 16 KB ahead: Q8_0 and Q4_K 1.02 to 1.05 times as fast, Q4_0 and Q6_K no different
- * By itself one thread went from 12.0, 11.9 and 12.4 to 14.0, 13.6 and 13.5 of 15. From the second cache it does 27, 17 and 19.
- * Calling into the first cache instead, or 4 KB ahead all along: 5 to 10 % slower; the first lines of a share in one go: no gain.
+ * Calling into the first cache instead, or 4 KB ahead all along: 5 to 10 % slower; the first lines of a share in one go: no gain;
+ * lines of four pages by turns: 2 to 5 % faster there, on a Zen 5 5 to 12 % slower.
  */
 #ifndef PUNA_INTEGER_ROW_H
 #define PUNA_INTEGER_ROW_H
@@ -24,23 +22,9 @@
 
 enum {
     GROUPS = 512,       /* of x that meet a panel, row by row                                                       */
-    PAGE_BYTES = 4096,  /* of memory                                                                                */
-    PAGES = 4,          /* that are fetched side by side                                                            */
-    AHEAD = 16384,      /* bytes from where w is read to where it is fetched, when a panel's integers are done      */
+    AHEAD = 8192,       /* bytes from where w is read to where it is fetched, when a panel's integers are done      */
     PAGES_AHEAD = 32768 /* bytes from where w is fetched to where pages are looked up                               */
 };
-
-/* A rounded row of x. */
-typedef struct x_row {
-#if BYTE_DOTS
-    const int8_t *q[2];       /* low and high digits: q = 256 * q[1] + q[0], both signed                            */
-#else
-    const int16_t *q;
-#endif
-    const float *minus_d_sum; /* for 32 elements                                                                    */
-    const float *d;           /* for a group                                                                        */
-    const int32_t *sums;      /* of q, for a group; a vector may be read from the last one on                       */
-} x_row;
 
 /* What PANEL rows of w and some groups of x have given. A stride that is no power of two spares the cache. */
 typedef struct row_space {
@@ -58,53 +42,11 @@ PUNA_INLINE ivec multiply_digits(const int digits, const int vectors, const ivec
     for (int v = 0; v < vectors; v++) sum = ivec_dot_bytes(sum, w[v], ivec_load(x.q[0] + k + v * 4 * VEC_WIDTH));
     return sum;
 }
-#endif
 
-#if VEC_WIDTH == 16
 /*
- * Lane i: the integer product, offset included, of group g + i of x and group i of a row of w, for the first n or more of them;
- * the row of w begins at a block.
+ * Lane i: the integer product, offset included, of group g + i of x and group i of a row of w, for the first n or more of them; the row
+ * of w begins at a block.
  */
-PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const char *w, x_row x, int64_t g, const int n) {
-    const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
-    ivec p[8]; /* two groups, in the lower half and in the upper one                                                */
-    if (dtype == PUNA_DTYPE_Q6_K) { /* four groups, a quarter each                                                  */
-        const ivec left = ivec_shifts(4, 4, 2, 2), right = ivec_shifts(0, 0, 2, 2);
-        for (int i = 0; i < 4; i += 2) { /* 128 elements                                                            */
-            ivec l = ivec_load(w + 32 * i), h = ivec_load_twice(w + offsetof(puna_q6_k, high) + 16 * i);
-            ivec first = ivec_or(ivec_and(l, low_bits), ivec_and(ivec_shl_by(h, left), high_bits));
-            ivec second = ivec_or(ivec_and(ivec_shr(l, 4), low_bits), ivec_and(ivec_shr_by(h, right), high_bits));
-            p[i] = multiply_digits(digits, 1, &first, x, 16 * g + 64 * i);
-            p[i + 1] = multiply_digits(digits, 1, &second, x, 16 * g + 64 * i + 64);
-        }
-        return ivec_transpose_quarters(ivec_sum_quarters(p));
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) {
-        ivec w_i = ivec_zero();
-        int last = i + 1 < n ? i + 1 : i; /* of two groups the second may not be there                              */
-        if (i >= n) {
-        } else if (dtype == PUNA_DTYPE_Q8_0) {
-            const char *q = w + offsetof(puna_q8_0, q);
-            w_i = ivec_load_halves(q + i * sizeof(puna_q8_0), q + last * sizeof(puna_q8_0));
-            w_i = ivec_xor(w_i, ivec_set1((int32_t)0x80808080));
-        } else {
-            if (dtype == PUNA_DTYPE_Q4_0) {
-                const char *q = w + offsetof(puna_q4_0, q);
-                w_i = ivec_load_quarters_twice(q + i * sizeof(puna_q4_0), q + last * sizeof(puna_q4_0));
-                w_i = ivec_shr_by(w_i, ivec_shifts(0, 4, 0, 4));
-            } else {
-                w_i = ivec_load_twice(w + i / 8 * sizeof(puna_q4_k) + offsetof(puna_q4_k, q) + i % 8 / 2 * 32);
-                w_i = ivec_shr_by(w_i, ivec_shifts(0, 0, 4, 4));
-            }
-            w_i = ivec_and(w_i, low_bits);
-        }
-        p[i / 2] = multiply_digits(digits, 1, &w_i, x, 32 * (g + i));
-    }
-    return ivec_sum_halves(p);
-}
-#elif BYTE_DOTS
-/* The same with a vector for a group. */
 PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const char *w, x_row x, int64_t g, const int n) {
     const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
     ivec p[VEC_WIDTH];
@@ -198,20 +140,15 @@ PUNA_INLINE int one_row_shift(int32_t dtype) { return offset_shift(dtype, BYTE_D
 
 /* Sixteenths of a panel's bytes that are fetched while its groups are added up: about what that takes of the time. */
 PUNA_INLINE int adding_16ths(int32_t dtype) {
-    return VEC_WIDTH == 16 || dtype == PUNA_DTYPE_Q8_0 ? 4 : dtype == PUNA_DTYPE_Q6_K ? 6 : 8;
+    return dtype == PUNA_DTYPE_Q8_0 ? 4 : dtype == PUNA_DTYPE_Q6_K ? 6 : 8;
 }
 
 /*
- * Fetches the next bytes of w, or as many of the same PAGES pages, which are taken by turns: the processor reads several side by
- * side faster than one after another. What is called here stays the same distance ahead, on average: the processor reads no memory
- * while it adds groups up unless it is told to.
+ * Fetches the next bytes of w. What is called here stays the same distance ahead, on average: the processor reads no memory while
+ * it adds groups up unless it is told to.
  */
 PUNA_INLINE void fetch_ahead(const char **ahead, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) {
-        uintptr_t at = (uintptr_t)(*ahead + i), line = at / 64 % (PAGES * PAGE_BYTES / 64);
-        at = at / (PAGES * PAGE_BYTES) * (PAGES * PAGE_BYTES) + line % PAGES * PAGE_BYTES + line / PAGES * 64;
-        __builtin_prefetch((const char *)at, 0, 2);
-    }
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(*ahead + i, 0, 2);
     __builtin_prefetch(*ahead + PAGES_AHEAD, 0, 2);
     *ahead += bytes;
 }

@@ -15,16 +15,19 @@
  * where smull makes four products of words, sdot makes sixteen of bytes. It has not been timed. i8mm would halve the products once
  * more, but wants two rows, eight bytes of each, in a vector, in the panel, in x and in the sums alike: another kernel.
  *
- * ONE ROW is multiplied row by row (integer_row.h), MANY ROWS on AMX by tiles (integer_tiles.h), with the same bits.
+ * ONE ROW is multiplied row by row (integer_row.h), on AVX-512 by columns (integer_columns.h), MANY ROWS on AMX by tiles
+ * (integer_tiles.h), with the same bits.
  *
  * MEASURED on a quiet two-core Granite Rapids, N = 5632, K = 2048: Q4_K 267 GOP/s int16, 470 int8 of one thread; AVX2 121, and with
  * int8 167, a quarter more since its loop is unrolled by four and not by eight (24 rows, busy machine: 106 to 134); the code before
  * this had 192. Cold weights, 2, 4 and 7 rows, two threads: fetching the next panel while one is multiplied too, and not only while
  * it is unpacked, a tenth to a quarter faster.
  */
-#include "integer_row.h"
 #if defined(PUNA_VARIANT_AVX512)
+#include "integer_columns.h"
 #include "integer_tiles.h"
+#else
+#include "integer_row.h"
 #endif
 #include "kernels.h"
 #include "products.h"
@@ -277,7 +280,7 @@ static int64_t space_bytes(bool one_row) {
 enum { ONE_Q, ONE_MINUS_D_SUM, ONE_D, ONE_SUMS, ONE_D_16, ONE_SUMS_16, ONE_PARTS };
 
 static int64_t one_part_bytes(int part, int64_t K) {
-    int64_t bytes = part == ONE_Q ? 2 * K + 32 : K / (part < ONE_D_16 ? 32 : 16) * 4 + 64;
+    int64_t bytes = part == ONE_Q ? 2 * K + 5 * 64 : K / (part < ONE_D_16 ? 32 : 16) * 4 + 64;
     return puna_ceil_div(bytes, 64) * 64;
 }
 
@@ -295,7 +298,7 @@ static void round_one_row(call *c) {
     const float top = puna_activations_top(c->activations);
     x_row row = {.minus_d_sum = minus_d_sum, .d = d, .sums = sums};
 #if BYTE_DOTS
-    int8_t *low = (int8_t *)parts[ONE_Q], *high = low + puna_ceil_div(c->K, 64) * 64;
+    int8_t *low = (int8_t *)parts[ONE_Q] + 64, *high = low + puna_ceil_div(c->K, 64) * 64 + 64; /* two more are read on either side */
     row.q[0] = low, row.q[1] = high;
 #else
     row.q = (const int16_t *)parts[ONE_Q];
