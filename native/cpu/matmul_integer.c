@@ -33,8 +33,18 @@
 #include "products.h"
 #include "rows.h"
 
-/* Rows of x side by side: what the registers hold. */
-enum { TILE = VEC_WIDTH == 16 ? 12 : VEC_WIDTH == 8 ? 3 : 6 };
+/* Rows of x and vectors of rows of w side by side: what the registers hold. On AVX-512 the rows of w are those of two panels. */
+enum {
+    TILE = VEC_WIDTH == 8 ? 3 : 6,
+    PANELS = VEC_WIDTH == 16 ? 2 : 1,
+    TILE_VECTORS = PANELS * VECTORS,
+    COLUMNS = PANELS * PANEL
+};
+
+/* Where vector v of a tile is, when the first is at p in a panel. */
+PUNA_INLINE const void *tile_vector(const void *p, int v) {
+    return (const char *)p + v * (int64_t)(PANELS > 1 ? sizeof(panel) : sizeof(vec));
+}
 
 typedef struct x_bytes {
     int8_t q[32];
@@ -85,16 +95,16 @@ PUNA_INLINE void quantize_row(int digits, float top, void *to, const float *x, i
 
 #if defined(PUNA_VARIANT_DOTPROD)
 /* acc += the products of a group of R rows of x, four bytes a step. */
-PUNA_INLINE void multiply_group(const bool bytes, const int R, const int steps, ivec acc[TILE][VECTORS], const panel_row *w,
+PUNA_INLINE void multiply_group(const bool bytes, const int R, const int steps, ivec acc[TILE][TILE_VECTORS], const panel_row *w,
                                 const char *x, int64_t x_stride) {
     (void)bytes;
     for (int s = 0; s < steps; s += 4) {
-        ivec w_s[VECTORS], x_s[TILE];
+        ivec w_s[TILE_VECTORS], x_s[TILE];
         for (int r = 0; r < R; r++) x_s[r] = ivec_load(x + r * x_stride + 4 * s);
 #define MULTIPLY_STEP(i)                                                                                                      \
-        for (int v = 0; v < VECTORS; v++) w_s[v] = ivec_load(w[s + i] + v * VEC_WIDTH);                                       \
+        for (int v = 0; v < TILE_VECTORS; v++) w_s[v] = ivec_load(tile_vector(w[s + i], v));                                       \
         for (int r = 0; r < R; r++)                                                                                           \
-            for (int v = 0; v < VECTORS; v++) acc[r][v] = ivec_dot_lane(acc[r][v], w_s[v], x_s[r], i);
+            for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = ivec_dot_lane(acc[r][v], w_s[v], x_s[r], i);
         MULTIPLY_STEP(0) MULTIPLY_STEP(1) MULTIPLY_STEP(2) MULTIPLY_STEP(3)
     }
 }
@@ -108,7 +118,7 @@ PUNA_INLINE ivec multiply_step(const bool bytes, ivec acc, ivec w, ivec x) {
 }
 
 /* acc += the products of a group of R rows of x, four bytes or two words a step. */
-PUNA_INLINE void multiply_group(const bool bytes, const int R, const int steps, ivec acc[TILE][VECTORS], const panel_row *w,
+PUNA_INLINE void multiply_group(const bool bytes, const int R, const int steps, ivec acc[TILE][TILE_VECTORS], const panel_row *w,
                                 const char *x, int64_t x_stride) {
 #if defined(PUNA_VARIANT_AVX512)
 #pragma GCC unroll 16
@@ -116,11 +126,11 @@ PUNA_INLINE void multiply_group(const bool bytes, const int R, const int steps, 
 #pragma GCC unroll 4
 #endif
     for (int s = 0; s < steps; s++) {
-        ivec w_s[VECTORS];
-        for (int v = 0; v < VECTORS; v++) w_s[v] = ivec_load(w[s] + v * VEC_WIDTH);
+        ivec w_s[TILE_VECTORS];
+        for (int v = 0; v < TILE_VECTORS; v++) w_s[v] = ivec_load(tile_vector(w[s], v));
         for (int r = 0; r < R; r++) {
             ivec x_s = ivec_spread(x + r * x_stride + 4 * s);
-            for (int v = 0; v < VECTORS; v++) acc[r][v] = multiply_step(bytes, acc[r][v], w_s[v], x_s);
+            for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = multiply_step(bytes, acc[r][v], w_s[v], x_s);
         }
     }
 }
@@ -128,42 +138,42 @@ PUNA_INLINE void multiply_group(const bool bytes, const int R, const int steps, 
 
 #if defined(PUNA_VARIANT_AVX2)
 /* The same of bytes where their products add up to int16 first. */
-PUNA_INLINE void multiply_pairs(const int32_t dtype, const int R, const int steps, ivec acc[TILE][VECTORS], const panel_row *w,
+PUNA_INLINE void multiply_pairs(const int32_t dtype, const int R, const int steps, ivec acc[TILE][TILE_VECTORS], const panel_row *w,
                                 const char *x, int64_t x_stride) {
     const int at_once = dtype == PUNA_DTYPE_Q6_K ? 2 : 8; /* 2 * 63 * 127 * 2, or 8 * 15 * 127 * 2, is what an int16 holds */
     for (int from = 0; from < steps; from += at_once) {
-        ivec pairs[TILE][VECTORS];
+        ivec pairs[TILE][TILE_VECTORS];
         for (int r = 0; r < R; r++)
-            for (int v = 0; v < VECTORS; v++) pairs[r][v] = ivec_zero();
+            for (int v = 0; v < TILE_VECTORS; v++) pairs[r][v] = ivec_zero();
         multiply_group(true, R, at_once, pairs, w + from, x + 4 * from, x_stride);
         for (int r = 0; r < R; r++)
-            for (int v = 0; v < VECTORS; v++) acc[r][v] = ivec_add_pairs(acc[r][v], pairs[r][v]);
+            for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = ivec_add_pairs(acc[r][v], pairs[r][v]);
     }
 }
 #endif
 
-/* Continues R x PANEL sums over one depth; first: they start at zero. Rows of x are x_stride bytes apart. */
+/* Continues R x COLUMNS sums over one depth; first: they start at zero. Rows of x are x_stride bytes apart. */
 PUNA_INLINE void tile(const int32_t dtype, const int digits, const int R, float *sums, const char *x, int64_t x_stride,
                       const panel *w, int64_t depth, bool first, const char *next) {
-    const int64_t ahead = next == NULL ? 0 : PANEL * bytes_of(dtype) * 32 / elements_of(dtype) / 2; /* for 32 elements */
+    const int64_t ahead = next == NULL ? 0 : COLUMNS * bytes_of(dtype) * 32 / elements_of(dtype) / 2; /* for 32 elements */
     const bool bytes = digits > 0;
     const int group = group_of(dtype), shift = offset_shift(dtype, bytes), size = bytes ? 1 : 2;
-    vec y[TILE][VECTORS];
+    vec y[TILE][TILE_VECTORS];
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < VECTORS; v++) y[r][v] = first ? vec_zero() : vec_load(sums + r * PANEL + v * VEC_WIDTH);
+        for (int v = 0; v < TILE_VECTORS; v++) y[r][v] = first ? vec_zero() : vec_load(sums + r * COLUMNS + v * VEC_WIDTH);
     for (int64_t k = 0; k < depth; k += 32, x += x_size(digits), next += ahead) {
         fetch(next, ahead, 0, 1);
         const x_scale *scale = (const x_scale *)(x + x_size(digits) - sizeof(x_scale));
         for (int part = 0; part < 32; part += group) {
             const panel_row *w_k = &w->q[(k + part) * size / 4];
-            ivec acc[TILE][VECTORS];
+            ivec acc[TILE][TILE_VECTORS];
             for (int r = 0; r < R; r++)
-                for (int v = 0; v < VECTORS; v++) acc[r][v] = ivec_zero();
+                for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = ivec_zero();
             if (digits == 2) multiply_group(true, R, group / 4, acc, w_k, x + 32 + part, x_stride); /* the high ones        */
             for (int r = 0; r < R; r++) {
                 const int32_t *sum = (const int32_t *)((const char *)&scale->sums[group == 32 ? 2 : part / 16] + r * x_stride);
                 ivec start = shift == 0 ? ivec_zero() : ivec_sub(ivec_zero(), ivec_shl(ivec_spread(sum), shift));
-                for (int v = 0; v < VECTORS; v++) acc[r][v] = digits == 2 ? ivec_add(start, ivec_shl(acc[r][v], 8)) : start;
+                for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = digits == 2 ? ivec_add(start, ivec_shl(acc[r][v], 8)) : start;
             }
 #if defined(PUNA_VARIANT_AVX2)
             if (bytes) multiply_pairs(dtype, R, group / 4, acc, w_k, x + part, x_stride);
@@ -174,34 +184,30 @@ PUNA_INLINE void tile(const int32_t dtype, const int digits, const int R, float 
             for (int r = 0; r < R; r++) {
                 float d_x;
                 memcpy(&d_x, (const char *)&scale->d + r * x_stride, 4);
-                for (int v = 0; v < VECTORS; v++)
-                    y[r][v] = vec_fma(vec_mul(vec_load(d + v * VEC_WIDTH), vec_set1(d_x)), ivec_to_f32(acc[r][v]), y[r][v]);
+                for (int v = 0; v < TILE_VECTORS; v++)
+                    y[r][v] = vec_fma(vec_mul(vec_load(tile_vector(d, v)), vec_set1(d_x)), ivec_to_f32(acc[r][v]), y[r][v]);
             }
         }
         if (dtype == PUNA_DTYPE_Q4_K) {
             for (int r = 0; r < R; r++) {
                 float minus_d_sum;
                 memcpy(&minus_d_sum, (const char *)&scale->minus_d_sum + r * x_stride, 4);
-                for (int v = 0; v < VECTORS; v++)
-                    y[r][v] = vec_fma(vec_load(&w->factors.m[k / 32][v * VEC_WIDTH]), vec_set1(minus_d_sum), y[r][v]);
+                for (int v = 0; v < TILE_VECTORS; v++)
+                    y[r][v] = vec_fma(vec_load(tile_vector(w->factors.m[k / 32], v)), vec_set1(minus_d_sum), y[r][v]);
             }
         }
     }
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < VECTORS; v++) vec_store(sums + r * PANEL + v * VEC_WIDTH, y[r][v]);
+        for (int v = 0; v < TILE_VECTORS; v++) vec_store(sums + r * COLUMNS + v * VEC_WIDTH, y[r][v]);
 }
 
-/* Rows of x against one panel. */
+/* Rows of x against the rows of w of a tile. */
 PUNA_INLINE void multiply_panel(const int32_t dtype, const int digits, float *sums, const char *x, int64_t x_stride, int64_t rows,
                                 const panel *w, int64_t depth, bool first, const char *next) {
     int64_t r = 0;
     for (; r + TILE <= rows; r += TILE, next = NULL)
-        tile(dtype, digits, TILE, sums + r * PANEL, x + r * x_stride, x_stride, w, depth, first, next);
-#if VEC_WIDTH == 16
-    for (; r + 6 <= rows; r += 6, next = NULL)
-        tile(dtype, digits, 6, sums + r * PANEL, x + r * x_stride, x_stride, w, depth, first, next);
-#endif
-    sums += r * PANEL, x += r * x_stride;
+        tile(dtype, digits, TILE, sums + r * COLUMNS, x + r * x_stride, x_stride, w, depth, first, next);
+    sums += r * COLUMNS, x += r * x_stride;
     switch (rows - r) {
 #if VEC_WIDTH != 8
     case 5: tile(dtype, digits, 5, sums, x, x_stride, w, depth, first, next); break;
@@ -216,8 +222,8 @@ PUNA_INLINE void multiply_panel(const int32_t dtype, const int digits, float *su
 
 /* A thread's part of the workspace. */
 typedef struct thread_space {
-    panel w;
-    float sums[ROW_BLOCK][PANEL];
+    panel w[PANELS];
+    float sums[ROW_BLOCK][COLUMNS];
     row_part rows[PANEL]; /* of the last rows of w, when they are less than a panel                                 */
 } thread_space;
 
@@ -225,20 +231,24 @@ typedef struct thread_space {
 PUNA_INLINE void multiply(const int32_t dtype, const int digits, float *y, int64_t y_stride, const char *w, int64_t row_bytes,
                           const char *x, int64_t rows, int64_t K, int64_t N, bool accumulate, thread_space *space) {
     int64_t x_stride = K / 32 * x_size(digits);
-    for (int64_t n = 0; n < N; n += PANEL, w += PANEL * row_bytes) {
-        int64_t some_N = puna_min(PANEL, N - n);
+    for (int64_t n = 0; n < N; n += COLUMNS, w += COLUMNS * row_bytes) {
+        int64_t some_N = puna_min(COLUMNS, N - n);
         for (int64_t r = 0; r < rows; r += ROW_BLOCK) {
             int64_t some_rows = puna_min(ROW_BLOCK, rows - r);
             for (int64_t k = 0; k < K; k += DEPTH) {
                 int64_t depth = puna_min(DEPTH, K - k), bytes_k = depth / elements_of(dtype) * bytes_of(dtype);
                 const char *w_k = w + k / elements_of(dtype) * bytes_of(dtype);
-                bool full = some_N == PANEL;
-                /* The next panel's, one run of memory, is fetched half while this is unpacked and half while it is multiplied. */
-                const char *next = w + PANEL * (row_bytes + (w_k - w));
-                pack(dtype, digits > 0, &space->w, full ? w_k : fill_up(space->rows, w_k, row_bytes, bytes_k, some_N),
-                     full ? row_bytes : (int64_t)sizeof(row_part), depth, next);
+                /* The next rows', one run of memory, are fetched half while these are unpacked and half while they are multiplied. */
+                const char *next = w + COLUMNS * (row_bytes + (w_k - w));
+                for (int64_t p = 0; p < PANELS; p++, next += PANEL * bytes_k / 2) {
+                    int64_t first = p * PANEL < some_N ? p * PANEL : 0, rows_p = puna_min(PANEL, some_N - first);
+                    const char *w_p = w_k + first * row_bytes;
+                    bool full = rows_p == PANEL;
+                    pack(dtype, digits > 0, &space->w[p], full ? w_p : fill_up(space->rows, w_p, row_bytes, bytes_k, rows_p),
+                         full ? row_bytes : (int64_t)sizeof(row_part), depth, next);
+                }
                 multiply_panel(dtype, digits, space->sums[0], x + r * x_stride + k / 32 * x_size(digits), x_stride, some_rows,
-                               &space->w, depth, k == 0, next + PANEL * bytes_k / 2);
+                               space->w, depth, k == 0, next);
             }
             for (int64_t i = 0; i < some_rows; i++) {
                 float *y_i = y + (r + i) * y_stride + n;
@@ -475,7 +485,7 @@ puna_status PUNA_KERNEL(matmul_integer_forward)(puna_context *context, const pun
         c.spaces += rounded_bytes(digits, rows, K);
     }
     puna_parallel(context, puna_ceil_div(rows, c.round_rows), round_share, &c);
-    c.shares = share_products(context, products, count, rows, row_cycles(rows, K), PANEL, TILE);
+    c.shares = share_products(context, products, count, rows, row_cycles(rows, K), COLUMNS, TILE);
     run_product_shares(context, &c.shares, count, multiply_share, &c);
     return PUNA_STATUS_OK;
 }
