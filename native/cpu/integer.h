@@ -49,6 +49,7 @@ PUNA_INLINE ivec ivec_sub_i8(ivec a, ivec b) { return _mm512_sub_epi8(a, b); }
 PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
     const char *quarter[4] = {rows, rows + 4 * stride, rows + 8 * stride, rows + 12 * stride};
     int64_t row[4] = {0, stride, 2 * stride, 3 * stride};
+    /* Four bases and three distances: else GCC keeps sixteen distances, some of them in vector registers. */
     __asm__("" : "+r"(quarter[1]), "+r"(quarter[2]), "+r"(quarter[3]), "+r"(row[3]));
     for (int i = 0; i < 4; i++) {
         __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(quarter[0] + row[i])));

@@ -14,7 +14,8 @@
  *   2  row by row, lines in the order they lie in                                                38, 28, 30, 30
  *   3  by columns, the next panel fetched                                                        34, 26, 37, 36
  *   4  and what is wanted next into the first cache                                              46, 31, 42, 42
- *   5  factors out of the same vectors, of Q8_0 and Q4_0, and of Q4_K; of Q4_K sixteen sums      48, 37, 43
+ *   5  factors out of the same vectors, of Q8_0 and Q4_0, and of Q4_K; of Q4_K eight sums, not
+ *      four: they had waited for one another                                                    48, 37, 43, as before
  * There the processor fetches faster by itself than when each line is asked for, but loses the thread where reading pauses: asking
  * for a line of each page alone was slower than asking for none. Adding up one panel's groups row by row while the next is read: Q4_K
  * 35, Q6_K 33, the others slower.
@@ -95,7 +96,7 @@ PUNA_INLINE void multiply_q4_k(const int digits, ivec q[8], const char *block, i
     const ivec low_bits = ivec_set1(0x0F0F0F0F);
     block += offsetof(puna_q4_k, q);
     for (int g = 0; g < 8; g += 2, block += 32, k += 64) { /* a group in the low halves of 32 bytes, one in the high ones */
-        ivec acc[4][2]; /* more sums than there are groups: they wait for one another                                 */
+        ivec acc[4][2]; /* twice as many sums as groups, which would wait for one another                            */
         for (int i = 0; i < 4; i++) acc[i][0] = acc[i][1] = ivec_zero();
 #pragma GCC unroll 2
         for (int part = 0; part < 2; part++) {
@@ -134,9 +135,9 @@ PUNA_INLINE void multiply_q6_k(const int digits, ivec q[16], const char *block, 
         }
 }
 
-/* y (PANEL) += depth elements of PANEL rows of w, stride bytes apart, times x from k on. */
-PUNA_INLINE void multiply_depth(const int32_t dtype, const int digits, vec y[VECTORS], factors *f, const char *rows, int64_t stride,
-                                x_row x, int64_t k, int64_t depth, ahead next) {
+/* sum + depth elements of PANEL rows of w, stride bytes apart, times x from k on. */
+PUNA_INLINE vec multiply_depth(const int32_t dtype, const int digits, vec sum, factors *f, const char *rows, int64_t stride,
+                               x_row x, int64_t k, int64_t depth, ahead next) {
     const int64_t g = k / group_of(dtype);
     const int G = (int)depth / group_of(dtype), shift = offset_shift(dtype, true);
     ivec q[DEPTH / 16];
@@ -151,9 +152,10 @@ PUNA_INLINE void multiply_depth(const int32_t dtype, const int digits, vec y[VEC
     }
     for (int i = 0; i < G; i++) {
         if (shift != 0) q[i] = ivec_sub(q[i], ivec_set1(x.sums[g + i] * (1 << shift)));
-        y[0] = vec_fma(vec_mul(vec_load(f->d[i]), vec_set1(x.d[g + i])), ivec_to_f32(q[i]), y[0]);
-        if (dtype == PUNA_DTYPE_Q4_K) y[0] = vec_fma(vec_load(f->m[i]), vec_set1(x.minus_d_sum[g + i]), y[0]);
+        sum = vec_fma(vec_mul(vec_load(f->d[i]), vec_set1(x.d[g + i])), ivec_to_f32(q[i]), sum);
+        if (dtype == PUNA_DTYPE_Q4_K) sum = vec_fma(vec_load(f->m[i]), vec_set1(x.minus_d_sum[g + i]), sum);
     }
+    return sum;
 }
 
 /* N rows of w against one row of x. */
@@ -162,7 +164,7 @@ PUNA_INLINE void multiply_one(const int32_t dtype, const int digits, float *y, c
     const int64_t depth_bytes = DEPTH / elements_of(dtype) * bytes_of(dtype);
     for (int64_t n = 0; n < N; n += PANEL, w += PANEL * row_bytes) {
         const int64_t some_N = puna_min(PANEL, N - n);
-        vec sums[VECTORS] = {vec_zero()};
+        vec sum = vec_zero();
         const char *w_k = w, *far = w + PANEL * row_bytes;
         for (int64_t k = 0; k < K; k += DEPTH, w_k += depth_bytes, far += PANEL * depth_bytes) {
             const int64_t depth = puna_min(DEPTH, K - k);
@@ -173,10 +175,10 @@ PUNA_INLINE void multiply_one(const int32_t dtype, const int digits, float *y, c
                 rows = fill_up(space->rows, w_k, row_bytes, depth / elements_of(dtype) * bytes_of(dtype), some_N);
                 stride = sizeof(row_part);
             }
-            multiply_depth(dtype, digits, sums, &space->factors, rows, stride, x, k, depth, next);
+            sum = multiply_depth(dtype, digits, sum, &space->factors, rows, stride, x, k, depth, next);
         }
         float some[PANEL];
-        vec_store(some, sums[0]);
+        vec_store(some, sum);
         for (int64_t j = 0; j < some_N; j++) y[n + j] = accumulate ? y[n + j] + some[j] : some[j];
     }
 }

@@ -13,7 +13,7 @@
  *   4  lines called evenly, while groups are added up too, into the second cache; a thread's
  *      shares one after another in memory (products.h), so that what one calls serves the next   25.9, 24.5, 26.4 of 29
  * Calling into the first cache instead, or 4 KB ahead all along: 5 to 10 % slower; the first lines of a share in one go: no gain;
- * lines of four pages by turns: 2 to 5 % faster there, on a Zen 5 5 to 12 % slower.
+ * lines of four pages by turns: 2 to 5 % faster there, on a Zen 5 up to a fifth slower.
  */
 #ifndef PUNA_INTEGER_ROW_H
 #define PUNA_INTEGER_ROW_H
@@ -44,8 +44,8 @@ PUNA_INLINE ivec multiply_digits(const int digits, const int vectors, const ivec
 }
 
 /*
- * Lane i: the integer product, offset included, of group g + i of x and group i of a row of w, for the first n or more of them; the row
- * of w begins at a block.
+ * Lane i: the integer product, offset included, of group g + i of x and group i of a row of w, for the first n or more of them;
+ * the row of w begins at a block.
  */
 PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const char *w, x_row x, int64_t g, const int n) {
     const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
