@@ -33,6 +33,14 @@
  *   w        fetched a row at a time between the tiles, not a panel at once, and decoded once where it is one depth: 1024 rows, two
  *            threads, K of 288 and 32000 or 768 columns: 216 to 243 and 267 to 275 GFLOP/s, AVX2 154 to 176 and 181 to 193
  *   DEPTH    of 256 with AVX-512 (a Zen 5): K of 2048 and 5632 1 to 7 % faster, of 512 5 to 18 % slower; 48 rows of w a panel: slower
+ *   ahead    a line in 2048 bytes of long rows touched, where each line had been asked for (a Zen 5, two threads, old and new in
+ *            turn): K of 2048, 1 row 4 to 20 % faster with AVX-512, 5 % slower to 20 % faster with AVX2 as the machine was quiet or
+ *            busy, 4 rows 15 to 30 % and 2 to 15 %; K of 5632, 1 row 11 to 30 % and 17 to 25 %. Of short rows (K of 288 to 768) up to a
+ *            quarter slower, 4 rows by half
+ *   layout   many rows of AVX-512 in lanes that are four rows of w by four elements, so that sums weigh a quarter (a Zen 5): 128
+ *            rows 14 to 20 % and 512 rows 22 to 30 % faster, with DEPTH 1024 and ROW_BLOCK 512; but one row in that order 6 to 10 %
+ *            and 4 to 16 rows 5 to 20 % slower, and AVX2 no faster: not kept. Panels packed in the order of tiles, with that
+ *            DEPTH: 128 rows as before, 512 rows 7 to 15 % faster, 48 rows 8 % slower
  *   3 products of (64, 64) and one row, two threads: 1.2 us shared out, 0.75 on the caller
  */
 #include "decode.h"
@@ -58,6 +66,8 @@ enum {
     PLAIN_DIRECT = 32, /* rows of x up to which w is decoded in registers: plain types,                             */
     BLOCK_DIRECT = 3,  /* block types                                                                               */
     DIRECT_PANEL = 12, /* rows of w that all rows of x meet then before the next: a multiple of every tile's width  */
+    LONG_ROW_BYTES = 4096, /* a page: rows of w that the processor fetches by itself,                               */
+    TOUCHED_BYTES = 2048,  /* once a line in so many has been touched                                               */
     PANEL = 24,        /* rows of w decoded together, a multiple as well                                            */
     ROW_BLOCK = 128    /* rows of x that meet a decoded panel                                                       */
 };
@@ -114,9 +124,10 @@ PUNA_INLINE void store_sums(const int R, const int N, float *y, int64_t y_stride
 }
 
 /*
- * y[r, g] (= or +=) x[r] . w[g] for R rows of x and the first N <= G of G rows of w; the others repeat the last. fetch: the next
- * G rows are fetched ahead. They begin on pages that no hardware prefetcher looks at yet, and finding a page takes longer than
- * a row lasts, so each page is touched far before.
+ * y[r, g] (= or +=) x[r] . w[g] for R rows of x and the first N <= G of G rows of w; the others repeat the last. fetch: later rows
+ * are fetched ahead. They begin on pages that no hardware prefetcher looks at yet, and finding a page takes longer than a row
+ * lasts, so pages are touched far before. Of long rows the processor fetches the rest by itself, faster than when each line is
+ * asked for; of short ones, which are over before it has begun, the next G are asked for whole.
  */
 PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, int64_t y_stride, const char *w,
                              int64_t row_bytes, const float *x, int64_t x_stride, int64_t K, int64_t N, bool accumulate,
@@ -131,8 +142,9 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
         for (; k + VEC_WIDTH <= K; k += VEC_WIDTH) {
             if (fetch && k * size % 64 == 0) {
                 const char *at = w + k * size;
-                for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + G) * row_bytes, 0, 2);
-                if (k * size % 4096 == 0)
+                if (row_bytes < LONG_ROW_BYTES)
+                    for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + G) * row_bytes, 0, 2);
+                if (k * size % TOUCHED_BYTES == 0)
                     for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + DIRECT_PANEL) * row_bytes, 0, 2);
             }
             multiply_step(dtype, R, G, acc, x + k, x_stride, w_g, k);
