@@ -66,10 +66,10 @@ enum {
     PLAIN_DIRECT = 32, /* rows of x up to which w is decoded in registers: plain types,                             */
     BLOCK_DIRECT = 3,  /* block types                                                                               */
     DIRECT_PANEL = 12, /* rows of w that all rows of x meet then before the next: a multiple of every tile's width  */
-    LONG_ROW_BYTES = 4096, /* a page: rows of w that the processor fetches by itself,                               */
-    TOUCHED_BYTES = 2048,  /* once a line in so many has been touched                                               */
     PANEL = 24,        /* rows of w decoded together, a multiple as well                                            */
-    ROW_BLOCK = 128    /* rows of x that meet a decoded panel                                                       */
+    ROW_BLOCK = 128,   /* rows of x that meet a decoded panel                                                       */
+    LONG_ROW = 4096,   /* bytes, a page: such rows of w the processor fetches by itself,                            */
+    TOUCH = 2048       /* once a line in so many bytes has been touched                                             */
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -142,9 +142,9 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
         for (; k + VEC_WIDTH <= K; k += VEC_WIDTH) {
             if (fetch && k * size % 64 == 0) {
                 const char *at = w + k * size;
-                if (row_bytes < LONG_ROW_BYTES)
+                if (row_bytes < LONG_ROW)
                     for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + G) * row_bytes, 0, 2);
-                if (k * size % TOUCHED_BYTES == 0)
+                if (k * size % TOUCH == 0)
                     for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + DIRECT_PANEL) * row_bytes, 0, 2);
             }
             multiply_step(dtype, R, G, acc, x + k, x_stride, w_g, k);
