@@ -33,10 +33,8 @@
  *   w        fetched a row at a time between the tiles, not a panel at once, and decoded once where it is one depth: 1024 rows, two
  *            threads, K of 288 and 32000 or 768 columns: 216 to 243 and 267 to 275 GFLOP/s, AVX2 154 to 176 and 181 to 193
  *   DEPTH    of 256 with AVX-512 (a Zen 5): K of 2048 and 5632 1 to 7 % faster, of 512 5 to 18 % slower; 48 rows of w a panel: slower
- *   ahead    a line in 2048 bytes of long rows touched, where each line had been asked for (a Zen 5, two threads, old and new in
- *            turn): K of 2048, 1 row 4 to 20 % faster with AVX-512, 5 % slower to 20 % faster with AVX2 as the machine was quiet or
- *            busy, 4 rows 15 to 30 % and 2 to 15 %; K of 5632, 1 row 11 to 30 % and 17 to 25 %. Of short rows (K of 288 to 768) up to a
- *            quarter slower, 4 rows by half
+ *   ahead    a line in 2048 bytes of long rows touched, not each line asked for (a Zen 5): with weights in ordinary memory one row is
+ *            up to 30 % faster, with those of a mapped file a whole model (1.1B, F16) a tenth slower: not kept
  *   layout   many rows of AVX-512 in lanes that are four rows of w by four elements, so that sums weigh a quarter (a Zen 5): 128
  *            rows 14 to 20 % and 512 rows 22 to 30 % faster, with DEPTH 1024 and ROW_BLOCK 512; but one row in that order 6 to 10 %
  *            and 4 to 16 rows 5 to 20 % slower, and AVX2 no faster: not kept. Panels packed in the order of tiles, with that
@@ -67,9 +65,7 @@ enum {
     BLOCK_DIRECT = 3,  /* block types                                                                               */
     DIRECT_PANEL = 12, /* rows of w that all rows of x meet then before the next: a multiple of every tile's width  */
     PANEL = 24,        /* rows of w decoded together, a multiple as well                                            */
-    ROW_BLOCK = 128,   /* rows of x that meet a decoded panel                                                       */
-    LONG_ROW = 4096,   /* bytes, a page: such rows of w the processor fetches by itself,                            */
-    TOUCH = 2048       /* once a line in so many bytes has been touched                                             */
+    ROW_BLOCK = 128    /* rows of x that meet a decoded panel                                                       */
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -124,10 +120,9 @@ PUNA_INLINE void store_sums(const int R, const int N, float *y, int64_t y_stride
 }
 
 /*
- * y[r, g] (= or +=) x[r] . w[g] for R rows of x and the first N <= G of G rows of w; the others repeat the last. fetch: later rows
- * are fetched ahead. They begin on pages that no hardware prefetcher looks at yet, and finding a page takes longer than a row
- * lasts, so pages are touched far before. Of long rows the processor fetches the rest by itself, faster than when each line is
- * asked for; of short ones, which are over before it has begun, the next G are asked for whole.
+ * y[r, g] (= or +=) x[r] . w[g] for R rows of x and the first N <= G of G rows of w; the others repeat the last. fetch: the next
+ * G rows are fetched ahead. They begin on pages that no hardware prefetcher looks at yet, and finding a page takes longer than
+ * a row lasts, so each page is touched far before.
  */
 PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, int64_t y_stride, const char *w,
                              int64_t row_bytes, const float *x, int64_t x_stride, int64_t K, int64_t N, bool accumulate,
@@ -142,9 +137,8 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
         for (; k + VEC_WIDTH <= K; k += VEC_WIDTH) {
             if (fetch && k * size % 64 == 0) {
                 const char *at = w + k * size;
-                if (row_bytes < LONG_ROW)
-                    for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + G) * row_bytes, 0, 2);
-                if (k * size % TOUCH == 0)
+                for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + G) * row_bytes, 0, 2);
+                if (k * size % 4096 == 0)
                     for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + DIRECT_PANEL) * row_bytes, 0, 2);
             }
             multiply_step(dtype, R, G, acc, x + k, x_stride, w_g, k);
