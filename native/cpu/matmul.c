@@ -33,8 +33,8 @@
  *   w        fetched a row at a time between the tiles, not a panel at once, and decoded once where it is one depth: 1024 rows, two
  *            threads, K of 288 and 32000 or 768 columns: 216 to 243 and 267 to 275 GFLOP/s, AVX2 154 to 176 and 181 to 193
  *   DEPTH    of 256 with AVX-512 (a Zen 5): K of 2048 and 5632 1 to 7 % faster, of 512 5 to 18 % slower; 48 rows of w a panel: slower
- *   ahead    a line in 2048 bytes of long rows touched, not each line asked for (a Zen 5): with weights in ordinary memory one row is
- *            up to 30 % faster, with those of a mapped file a whole model (1.1B, F16) a tenth slower: not kept
+ *   ahead    a line in 2048 bytes of long rows touched, not each line asked for (a Zen 5): one row alone, over and over, up to 30 %
+ *            faster; a whole model (1.1B, F16, mapped from a file) a tenth slower, why has not been found: not kept
  *   layout   many rows of AVX-512 in lanes that are four rows of w by four elements, so that sums weigh a quarter (a Zen 5): 128
  *            rows 14 to 20 % and 512 rows 22 to 30 % faster, with DEPTH 1024 and ROW_BLOCK 512; but one row in that order 6 to 10 %
  *            and 4 to 16 rows 5 to 20 % slower, and AVX2 no faster: not kept. Panels packed in the order of tiles, with that
