@@ -1,9 +1,10 @@
 /*
  * Matrix product of F32 activations with weights of any type.
  *
- * ORDER OF SUMMATION, the same for one row and for many, for every tile and every thread: lane j of one accumulator sums
- * x[k] * w[k] over k = j, j + VEC_WIDTH, … with fused multiply-adds (the baseline of x86-64 rounds the product), and the lanes
- * are added by vec_hsum. So a row's bits depend on its own x and w alone.
+ * ORDER OF SUMMATION, the same for one row and for many, for every tile and every thread. K is cut into stretches. In each, lane j
+ * of one accumulator sums x[k] * w[k] over k = j, j + VEC_WIDTH, … with fused multiply-adds (the baseline of x86-64 rounds the
+ * product), and the lanes are added by vec_hsum; the sums of the stretches are added to y one after another. So a row's bits depend
+ * on its own x and w alone.
  *
  * FEW ROWS (a token of each sequence) are bound by reading w: its rows are taken several at a time, so that many accumulators
  * hide the latency of the multiply-add, and decoded in registers. Rows of F32, F16 or BF16 are so cheap to decode again for
@@ -11,11 +12,12 @@
  *
  * ON AMX plain types are multiplied by tiles (plain_tiles.h), one row and many alike, in an order of their own, unless K is small.
  *
- * MANY ROWS (prompts) are bound by arithmetic: PANEL rows of w are decoded DEPTH elements deep into the thread's workspace,
- * once for all rows of x in the share, and multiplied in register tiles, whose accumulators wait in the workspace between one
- * depth and the next.
+ * MANY ROWS (prompts) are bound by arithmetic: a panel of w, some rows over one stretch, is decoded and packed in the order of the
+ * tiles into the thread's workspace, where it stays in the second-level cache while all rows of x in the share meet it.
  *
- * WHAT WAS TRIED, one thread of a Zen 4 at 118 GFLOP/s (AVX2) and 20 GB/s, busy with other work, N = 5632, K = 2048:
+ * WHAT WAS TRIED. Many rows, until stretches were summed by themselves: panels of 24 rows of w, DEPTH deep, met ROW_BLOCK rows of x,
+ * and accumulators waited in the workspace for the next depth. One thread of a Zen 4 at 118 GFLOP/s (AVX2) and 20 GB/s, busy with
+ * other work, N = 5632, K = 2048:
  *   1 row    F32 2.2 ms (21 GB/s), F16 1.2 ms (19), Q8_0 1.4 ms (8.8), Q4_0 and Q4_K 1.45 ms (4.5), Q6_K 1.9 ms (5)
  *            8 rows of w at a time, added up by vec_hsum8: as 6 for K of 64, 288 and 2048. Q4_0 unpacked by a loop over 16 bytes:
  *            7.4 ms, GCC unrolls it into scalars
@@ -35,10 +37,18 @@
  *   DEPTH    of 256 with AVX-512 (a Zen 5): K of 2048 and 5632 1 to 7 % faster, of 512 5 to 18 % slower; 48 rows of w a panel: slower
  *   ahead    a line in 2048 bytes of long rows touched, not each line asked for (a Zen 5): one row alone, over and over, up to 30 %
  *            faster; a whole model (1.1B, F16, mapped from a file) a tenth slower, why has not been found: not kept
- *   layout   many rows of AVX-512 in lanes that are four rows of w by four elements, so that sums weigh a quarter (a Zen 5): 128
- *            rows 14 to 20 % and 512 rows 22 to 30 % faster, with DEPTH 1024 and ROW_BLOCK 512; but one row in that order 6 to 10 %
- *            and 4 to 16 rows 5 to 20 % slower, and AVX2 no faster: not kept. Panels packed in the order of tiles, with that
- *            DEPTH: 128 rows as before, 512 rows 7 to 15 % faster, 48 rows 8 % slower
+ *   layout   many rows of AVX-512 in lanes that are four rows of w by four elements, with that DEPTH 1024 (a Zen 5): 128 rows 14 to
+ *            20 % and 512 rows 22 to 30 % faster; but one row in that order 6 to 10 % and 4 to 16 rows 5 to 20 % slower, and AVX2 no
+ *            faster: not kept. In lanes that are 16 rows of w, one after another in k: one row of F32 as fast, of F16 a fifth slower
+ *            (16 rows whose stride is a power of two do not fit the ways of a first-level cache), four rows half as fast: not kept
+ *   stretch  accumulators added up after a stretch, not stored and loaded again; panels of 96 rows, packed (a Zen 5, two threads, old
+ *            and new by turns): AVX-512, 512 rows, K of 2048 and 5632, F16, 9 to 18 % faster, 128 rows 5 to 10 %, K of 288 and 768 7 to
+ *            11 %; AVX2 512 rows 1 to 3 %, 128 rows alike. One row 0 to 10 % faster with AVX-512, alike with AVX2; 4 rows slower alone,
+ *            11 to 14 and 5 %, and alike in a whole model. STRETCH 512: 4 to 32 rows 10 % slower with AVX2; with AVX-512 128 and 512
+ *            rows 1 to 2 %. x packed as well: as much is lost packing as is won. Sums added to w's panel by eight (store_sums) in
+ *            few rows: AVX2 half as fast, as GCC keeps accumulators in memory
+ *   direct   up to 64 rows, not 32: 36 to 64 rows of F16 and BF16 10 to 20 % faster than panels, of F32 0 to 10 %; 96 rows alike.
+ *            Slower than the old panels: 65 to 127 rows of F32 with AVX2 (5 to 15 %), 4 to 16 rows of Q8_0 (up to 30 %)
  *   3 products of (64, 64) and one row, two threads: 1.2 us shared out, 0.75 on the caller
  */
 #include "decode.h"
@@ -50,23 +60,32 @@
 
 /*
  * A tile of R rows of x and N of w has R * N accumulators, which fill the registers with the fewer of its other vectors and one.
- * DEPTH: elements of K decoded together, a whole number of the largest block, where there are more than MOST_DEPTH; a panel of
- * them fills the first-level cache.
+ * PANEL: rows of w, over the longest stretch, that are packed together; they take less than half of a second-level cache.
  */
 #if defined(PUNA_VARIANT_AVX512)
-enum { TILE_ROWS = 6, ACCUMULATORS = 24, DEPTH = 512, MOST_DEPTH = 512 };
+enum { TILE_ROWS = 6, TILE_N = 4, PANEL = 96 };
 #else
-enum { TILE_ROWS = 4, ACCUMULATORS = 12, DEPTH = 256, MOST_DEPTH = 384 };
+enum { TILE_ROWS = 4, TILE_N = 3, PANEL = 48 };
 #endif
 
 enum {
+    ACCUMULATORS = TILE_ROWS * TILE_N,
+    STRETCH = 1024,      /* the longest; TILE_ROWS rows of x over it leave room in a first-level cache              */
+    LARGEST_BLOCK = 256, /* elements of a block of any type                                                         */
     ONE_ROW_GROUP = 6, /* rows of w read side by side for one row of x                                              */
-    PLAIN_DIRECT = 32, /* rows of x up to which w is decoded in registers: plain types,                             */
-    BLOCK_DIRECT = 3,  /* block types                                                                               */
+    PLAIN_DIRECT = 64, /* rows of x up to which w is decoded in registers: plain types,                             */
+    BLOCK_DIRECT = TILE_ROWS, /* block types                                                                        */
     DIRECT_PANEL = 12, /* rows of w that all rows of x meet then before the next: a multiple of every tile's width  */
-    PANEL = 24,        /* rows of w decoded together, a multiple as well                                            */
-    ROW_BLOCK = 128    /* rows of x that meet a decoded panel                                                       */
+    SHARE_UNIT = 24,   /* rows of w of a share that are packed, a multiple as well                                  */
+    PANEL_BYTES = PANEL * STRETCH * 4
 };
+
+/* The stretches of K are as equal as the largest block allows; the last is what is left. */
+static int64_t stretch_of(int64_t K) {
+    return puna_ceil_div(puna_ceil_div(K, puna_ceil_div(K, STRETCH)), LARGEST_BLOCK) * LARGEST_BLOCK;
+}
+
+static int64_t padded(int64_t depth) { return puna_ceil_div(depth, VEC_WIDTH) * VEC_WIDTH; }
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Few rows: decoded in registers
@@ -96,7 +115,7 @@ PUNA_INLINE void multiply_step(int32_t dtype, const int R, const int N, vec acc[
  * y[r, n] (= or +=) the sum of the lanes of acc[r, n], for R rows and the first columns of N. Rows of 3 and of 6 are filled up to
  * 4 and 8, so that each is copied out of one stored vector, which the processor need not wait for.
  */
-PUNA_INLINE void store_sums(const int R, const int N, float *y, int64_t y_stride, const vec acc[ACCUMULATORS], int64_t columns,
+PUNA_INLINE void store_sums(const int R, const int N, float *y, int64_t y_stride, const vec *acc, int64_t columns,
                             bool accumulate) {
     const int width = N == 3 ? 4 : N == 6 ? 8 : N;
     float sums[32];
@@ -120,21 +139,21 @@ PUNA_INLINE void store_sums(const int R, const int N, float *y, int64_t y_stride
 }
 
 /*
- * y[r, g] (= or +=) x[r] . w[g] for R rows of x and the first N <= G of G rows of w; the others repeat the last. fetch: the next
- * G rows are fetched ahead. They begin on pages that no hardware prefetcher looks at yet, and finding a page takes longer than
- * a row lasts, so each page is touched far before.
+ * y[r, g] (= or +=) x[r] . w[g] over the stretch [start, end) of K, for R rows of x and the first N <= G of G rows of w; the others
+ * repeat the last. fetch: the next G rows are fetched ahead. They begin on pages that no hardware prefetcher looks at yet, and
+ * finding a page takes longer than a row lasts, so each page is touched far before.
  */
 PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, int64_t y_stride, const char *w,
-                             int64_t row_bytes, const float *x, int64_t x_stride, int64_t K, int64_t N, bool accumulate,
-                             bool fetch) {
+                             int64_t row_bytes, const float *x, int64_t x_stride, int64_t start, int64_t end, int64_t N,
+                             bool accumulate, bool fetch) {
     const void *w_g[12];
     vec acc[ACCUMULATORS];
     for (int g = 0; g < G; g++) w_g[g] = w + puna_min(g, N - 1) * row_bytes;
     for (int i = 0; i < R * G; i++) acc[i] = vec_zero();
     if (is_plain(dtype)) {
-        int64_t k = 0;
+        int64_t k = start;
         const int64_t size = dtype == PUNA_DTYPE_F32 ? 4 : 2;
-        for (; k + VEC_WIDTH <= K; k += VEC_WIDTH) {
+        for (; k + VEC_WIDTH <= end; k += VEC_WIDTH) {
             if (fetch && k * size % 64 == 0) {
                 const char *at = w + k * size;
                 for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + G) * row_bytes, 0, 2);
@@ -143,17 +162,17 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
             }
             multiply_step(dtype, R, G, acc, x + k, x_stride, w_g, k);
         }
-        if (k < K) { /* tail of the summed dimension */
+        if (k < end) { /* tail of the summed dimension */
             for (int g = 0; g < G; g++) {
-                vec w_k = plain_vec_partial(dtype, w_g[g], k, K - k);
+                vec w_k = plain_vec_partial(dtype, w_g[g], k, end - k);
                 for (int r = 0; r < R; r++)
-                    acc[r * G + g] = vec_fma(vec_load_partial(x + r * x_stride + k, K - k), w_k, acc[r * G + g]);
+                    acc[r * G + g] = vec_fma(vec_load_partial(x + r * x_stride + k, end - k), w_k, acc[r * G + g]);
             }
         }
     } else {
         int64_t elements = block_elements(dtype), chunk = elements_per_scale(dtype);
         unpacked u[12];
-        for (int64_t block = 0; block < K / elements; block++) {
+        for (int64_t block = start / elements; block < end / elements; block++) {
             for (int g = 0; g < G; g++) unpack(dtype, w_g[g], block, &u[g]);
             for (int64_t c = 0; c < elements; c += chunk)
                 for (int g = 0; g < G; g++)
@@ -174,12 +193,14 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
 /* R rows of x against N rows of w. */
 #define DIRECT_TILES(R, G)                                                                                                    \
     for (int64_t g = 0; g < some_N; g += G)                                                                                   \
-        direct_tile(dtype, R, G, y + r * y_stride + n + g, y_stride, w + (n + g) * row_bytes, row_bytes, x + r * x_stride,    \
-                    x_stride, K, some_N - g, accumulate, r == 0);
+        for (int64_t k = 0; k < K; k += stretch)                                                                              \
+            direct_tile(dtype, R, G, y + r * y_stride + n + g, y_stride, w + (n + g) * row_bytes, row_bytes, x + r * x_stride,\
+                        x_stride, k, puna_min(k + stretch, K), some_N - g, accumulate || k > 0, r == 0);
 
 /* A dozen rows of w at a time, which stay in the cache for all rows of x. */
 PUNA_INLINE void direct_rows(int32_t dtype, float *y, int64_t y_stride, const char *w, int64_t row_bytes, const float *x,
                              int64_t x_stride, int64_t rows, int64_t K, int64_t N, bool accumulate) {
+    const int64_t stretch = stretch_of(K);
     for (int64_t n = 0; n < N; n += DIRECT_PANEL) {
         int64_t some_N = puna_min(DIRECT_PANEL, N - n), r = 0;
 #if defined(PUNA_VARIANT_AVX512)
@@ -204,96 +225,92 @@ PUNA_INLINE void direct_rows(int32_t dtype, float *y, int64_t y_stride, const ch
  * Many rows
  * ------------------------------------------------------------------------------------------------------------------ */
 
-/* panel (N, MOST_DEPTH) = elements [k, k + depth) of N rows of w; a tail is padded with zeros to a whole vector. */
-static void decode_panel(float *panel, const char *w, int64_t row_bytes, int32_t dtype, int64_t k, int64_t depth, int64_t N) {
-    for (int64_t n = 0; n < N; n++, panel += MOST_DEPTH) {
-        decode_elements(panel, w + n * row_bytes + puna_row_bytes(dtype, k), dtype, depth);
-        for (int64_t i = depth; i % VEC_WIDTH != 0; i++) panel[i] = 0;
-    }
+/* to (N / TILE_N, depth / VEC_WIDTH, TILE_N, VEC_WIDTH) = w[:N, k : k + depth] decoded; rows from N on repeat the last. */
+PUNA_INLINE void pack_panel(int32_t dtype, float *to, const char *w, int64_t row_bytes, int64_t k, int64_t depth, int64_t N) {
+    for (int64_t n0 = 0; n0 < N; n0 += TILE_N, to += TILE_N * padded(depth))
+        for (int64_t n = n0; n < n0 + TILE_N; n++) {
+            const char *row = w + puna_min(n, N - 1) * row_bytes;
+            float *place = to + (n - n0) * VEC_WIDTH;
+            int64_t i = k;
+            if (is_plain(dtype)) {
+                for (; i + VEC_WIDTH <= k + depth; i += VEC_WIDTH, place += TILE_N * VEC_WIDTH)
+                    vec_store(place, plain_vec(dtype, row, i));
+                if (i < k + depth) vec_store(place, plain_vec_partial(dtype, row, i, k + depth - i));
+            } else {
+                for (const int64_t elements = block_elements(dtype); i < k + depth; i += elements) {
+                    unpacked u;
+                    unpack(dtype, row, i / elements, &u);
+                    for (int64_t j = 0; j < elements; j += VEC_WIDTH, place += TILE_N * VEC_WIDTH)
+                        vec_store(place, unpacked_vec(dtype, &u, j));
+                }
+            }
+        }
 }
 
-/* What a panel is multiplied with and where its sums go: y[r, :columns] (= or +=), after the last depth. */
-typedef struct panel_job {
-    const float *x;
-    int64_t x_stride, rows;
-    float *y;
-    int64_t y_stride, columns;
-    bool accumulate, first, last;
-    const char *next; /* what is decoded next: so many bytes of each row of a panel; null where it has been fetched  */
-    int64_t next_bytes, row_bytes;
-} panel_job;
+/* What is packed next: so many bytes of each of N rows. */
+typedef struct next_panel {
+    const char *w;
+    int64_t bytes, row_bytes, N;
+} next_panel;
 
 /*
- * Fetches what is decoded next by and by, between the tiles: after those of rows [r, r + TILE_ROWS) of x. It lies far off, where no
- * hardware prefetcher looks; called in one go it would be waited for. Inlined, because GCC drops calls of a function that only fetches.
+ * Fetches rows [n, end) of what is packed next. It lies far off, where no hardware prefetcher looks, and called in one go it would be
+ * waited for: so by and by, between the tiles. Inlined, because GCC drops calls of a function that only fetches.
  */
-PUNA_INLINE void fetch_next(const panel_job *j, int64_t r) {
-    if (j->next == NULL) return;
-    for (int64_t n = PANEL * r / j->rows, end = PANEL * (r + TILE_ROWS) / j->rows; n < end; n++)
-        for (int64_t i = 0; i < j->next_bytes; i += 64) __builtin_prefetch(j->next + n * j->row_bytes + i, 0, 2);
+PUNA_INLINE void fetch_rows(next_panel next, int64_t n, int64_t end) {
+    for (; n < end; n++)
+        for (int64_t i = 0; i < next.bytes; i += 64) __builtin_prefetch(next.w + n * next.row_bytes + i, 0, 2);
 }
 
 /*
- * Continues R x N sums over one depth: acc[r, n] += x[r, :depth] . panel[n, :depth], for rows of x from r0 and of the panel from
- * n0. The accumulators of row r and panel row n wait at sums + (r * PANEL + n) * VEC_WIDTH between one depth and the next. The
- * tiles of a panel fetch the next R rows of x between them.
+ * y[r, n] (= or +=) x[r] . w[n] over one stretch, for R rows of x and the first columns of a group of packed w. Row ahead of x is
+ * fetched for the tiles that follow.
  */
-PUNA_INLINE void tile(const panel_job *j, const int R, const int N, int64_t r0, int n0, float *sums, const float *panel,
-                      int64_t depth) {
-    const float *x = j->x + r0 * j->x_stride;
+PUNA_INLINE void tile(const int R, float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t ahead, const float *w,
+                      int64_t depth, int64_t columns, bool accumulate) {
     vec acc[ACCUMULATORS];
-    sums += (r0 * PANEL + n0) * VEC_WIDTH;
-    panel += n0 * MOST_DEPTH;
     for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++)
-            acc[r * N + n] = j->first ? vec_zero() : vec_load(sums + (r * PANEL + n) * VEC_WIDTH);
-    const void *w[12];
-    for (int n = 0; n < N; n++) w[n] = panel + n * MOST_DEPTH;
+        for (int n = 0; n < TILE_N; n++) acc[r * TILE_N + n] = vec_zero();
     int64_t k = 0;
-    for (; k + VEC_WIDTH <= depth; k += VEC_WIDTH) {
-        for (int r = n0 / N; r < R; r += PANEL / N) __builtin_prefetch(x + (R + r) * j->x_stride + k);
-        multiply_step(PUNA_DTYPE_F32, R, N, acc, x + k, j->x_stride, w, k);
+    for (; k + VEC_WIDTH <= depth; k += VEC_WIDTH, w += TILE_N * VEC_WIDTH) {
+        vec w_k[TILE_N];
+        for (int n = 0; n < TILE_N; n++) w_k[n] = vec_keep(vec_load(w + n * VEC_WIDTH));
+        __builtin_prefetch(x + ahead * x_stride + k, 0, 3);
+        for (int r = 0; r < R; r++) {
+            vec x_k = vec_keep(vec_load(x + r * x_stride + k));
+            for (int n = 0; n < TILE_N; n++) acc[r * TILE_N + n] = vec_fma(x_k, w_k[n], acc[r * TILE_N + n]);
+        }
     }
     if (k < depth) { /* tail of the summed dimension */
         for (int r = 0; r < R; r++) {
-            vec x_r = vec_load_partial(x + r * j->x_stride + k, depth - k);
-            for (int n = 0; n < N; n++) acc[r * N + n] = vec_fma(x_r, vec_load(panel + n * MOST_DEPTH + k), acc[r * N + n]);
+            vec x_k = vec_load_partial(x + r * x_stride + k, depth - k);
+            for (int n = 0; n < TILE_N; n++)
+                acc[r * TILE_N + n] = vec_fma(x_k, vec_load(w + n * VEC_WIDTH), acc[r * TILE_N + n]);
         }
     }
-    if (j->last) {
-        store_sums(R, N, j->y + r0 * j->y_stride + n0, j->y_stride, acc, j->columns - n0, j->accumulate);
-    } else {
-        for (int r = 0; r < R; r++)
-            for (int n = 0; n < N; n++) vec_store(sums + (r * PANEL + n) * VEC_WIDTH, acc[r * N + n]);
-    }
+    store_sums(R, TILE_N, y, y_stride, acc, columns, accumulate);
 }
 
-/* R rows of x against the panel's rows, N at a time. */
-#define PANEL_TILES(R, N)                                                                                                     \
-    for (int n = 0; n < PANEL && n < j->columns; n += N) tile(j, R, N, r, n, sums, panel, depth);
+/* R rows of x against the N rows of a panel; of the R rows that follow, one is fetched beside each group of w. */
+#define PANEL_TILES(R)                                                                                                        \
+    for (int64_t n = 0, g = 0; n < N; n += TILE_N, g = g + 1 < R ? g + 1 : 0)                                                 \
+        tile(R, y + n, y_stride, x, x_stride, R + g, panel + n * padded(depth), depth, N - n, accumulate);
 
-static void multiply_panel(const panel_job *j, float *sums, const float *panel, int64_t depth) {
-    int64_t rows = j->rows, r = 0;
+static void multiply_panel(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, const float *panel,
+                           int64_t depth, int64_t N, bool accumulate, next_panel next) {
+    const int64_t all = rows;
+    for (; rows >= TILE_ROWS; rows -= TILE_ROWS, y += TILE_ROWS * y_stride, x += TILE_ROWS * x_stride) {
+        PANEL_TILES(TILE_ROWS)
+        fetch_rows(next, next.N * (all - rows) / all, next.N * (all - rows + TILE_ROWS) / all);
+    }
+    switch (rows) {
 #if defined(PUNA_VARIANT_AVX512)
-    for (; r + 6 <= rows; r += 6) {
-        PANEL_TILES(6, 4)
-        fetch_next(j, r);
-    }
-    switch (rows - r) {
-    case 5: PANEL_TILES(5, 4) break;
-    case 4: PANEL_TILES(4, 6) break;
-    case 3: PANEL_TILES(3, 6) break;
-    case 2: PANEL_TILES(2, 12) break;
-#else
-    for (; r + 4 <= rows; r += 4) {
-        PANEL_TILES(4, 3)
-        fetch_next(j, r);
-    }
-    switch (rows - r) {
-    case 3: PANEL_TILES(3, 4) break;
-    case 2: PANEL_TILES(2, 6) break;
+    case 5: PANEL_TILES(5) break;
+    case 4: PANEL_TILES(4) break;
 #endif
-    case 1: PANEL_TILES(1, 12) break;
+    case 3: PANEL_TILES(3) break;
+    case 2: PANEL_TILES(2) break;
+    case 1: PANEL_TILES(1) break;
     default: break;
     }
 }
@@ -314,38 +331,46 @@ typedef struct call {
     product_shares shares;
 } call;
 
-/* A thread's part of the workspace, where vectors multiply: a decoded panel, then the accumulators of ROW_BLOCK rows against it. */
-enum {
-    PANEL_FLOATS = PANEL * MOST_DEPTH,
-    SUMS_FLOATS = ROW_BLOCK * PANEL * VEC_WIDTH,
-    THREAD_BYTES = (PANEL_FLOATS + SUMS_FLOATS) * 4
+/* A function for each type: all of them within run_share leave GCC short of registers, and few rows are a tenth slower. */
+#define DIRECT_ROWS(dtype)                                                                                                    \
+    static PUNA_NOINLINE void direct_rows_##dtype(const call *c, product_share s) {                                           \
+        const puna_matmul_product *product = &c->products[s.p];                                                               \
+        const int64_t row_bytes = puna_row_bytes(PUNA_DTYPE_##dtype, c->K);                                                   \
+        direct_rows(PUNA_DTYPE_##dtype, c->y[s.p] + s.n, product->y_stride, (const char *)c->w[s.p] + s.n * row_bytes,        \
+                    row_bytes, c->x, c->x_stride, c->rows, c->K, s.N, product->accumulate);                                   \
+    }
+DIRECT_ROWS(F32)
+DIRECT_ROWS(F16)
+DIRECT_ROWS(BF16)
+DIRECT_ROWS(Q8_0)
+DIRECT_ROWS(Q4_0)
+DIRECT_ROWS(Q4_K)
+DIRECT_ROWS(Q6_K)
+
+static void (*const direct_rows_of[])(const call *c, product_share s) = {
+    [PUNA_DTYPE_F32] = direct_rows_F32,   [PUNA_DTYPE_F16] = direct_rows_F16,   [PUNA_DTYPE_BF16] = direct_rows_BF16,
+    [PUNA_DTYPE_Q8_0] = direct_rows_Q8_0, [PUNA_DTYPE_Q4_0] = direct_rows_Q4_0, [PUNA_DTYPE_Q4_K] = direct_rows_Q4_K,
+    [PUNA_DTYPE_Q6_K] = direct_rows_Q6_K,
 };
 
-static void many_rows(const call *c, int32_t p, int64_t n0, int64_t N, int64_t r0, int64_t rows, float *panel) {
-    const puna_matmul_product *product = &c->products[p];
-    int64_t row_bytes = puna_row_bytes(product->w_dtype, c->K);
-    const float *x = c->x + r0 * c->x_stride;
-    float *sums = panel + PANEL_FLOATS;
-    for (int64_t n = n0; n < n0 + N; n += PANEL) {
-        int64_t panel_N = puna_min(PANEL, n0 + N - n);
-        const char *w = (const char *)c->w[p] + n * row_bytes;
-        for (int64_t r = 0; r < rows; r += ROW_BLOCK) {
-            panel_job j = {.x_stride = c->x_stride, .rows = puna_min(ROW_BLOCK, rows - r), .y_stride = product->y_stride};
-            j.y = c->y[p] + (r0 + r) * product->y_stride + n;
-            j.columns = panel_N;
-            j.accumulate = product->accumulate;
-            j.row_bytes = row_bytes;
-            for (int64_t k = 0, depth; k < c->K; k += depth) {
-                depth = c->K <= MOST_DEPTH ? c->K : puna_min(DEPTH, c->K - k);
-                bool whole = depth == c->K; /* decoded once for all rows                                            */
-                if (r == 0 || !whole) decode_panel(panel, w, row_bytes, product->w_dtype, k, depth, panel_N);
-                j.first = k == 0;
-                j.last = k + depth == c->K;
-                j.next = r > 0 && whole ? NULL : j.last ? w + PANEL * row_bytes : w + puna_row_bytes(product->w_dtype, k + depth);
-                j.next_bytes = puna_row_bytes(product->w_dtype, depth);
-                j.x = x + r * c->x_stride + k;
-                multiply_panel(&j, sums, panel, depth);
-            }
+/* A share's rows of w, a panel after another, each a stretch after another, with its rows of x. */
+static void many_rows(const call *c, product_share s, float *panel) {
+    const puna_matmul_product *product = &c->products[s.p];
+    const int32_t dtype = product->w_dtype;
+    const int64_t row_bytes = puna_row_bytes(dtype, c->K), stretch = puna_min(stretch_of(c->K), c->K);
+    const int64_t panels = puna_ceil_div(s.N, PANEL_BYTES / 4 / padded(stretch) / TILE_N * TILE_N);
+    const int64_t panel_N = puna_ceil_div(puna_ceil_div(s.N, panels), TILE_N) * TILE_N;
+    for (int64_t n = 0; n < s.N; n += panel_N) {
+        const char *w = (const char *)c->w[s.p] + (s.n + n) * row_bytes;
+        const int64_t columns = puna_min(panel_N, s.N - n);
+        float *y = c->y[s.p] + s.r * product->y_stride + s.n + n;
+        for (int64_t k = 0; k < c->K; k += stretch) {
+            const int64_t depth = puna_min(stretch, c->K - k), after = puna_min(stretch, c->K - k - depth);
+            FOR_DTYPE(dtype, pack_panel, panel, w, row_bytes, k, depth, columns)
+            next_panel next = {w + puna_row_bytes(dtype, k + depth), puna_row_bytes(dtype, after), row_bytes, columns};
+            if (after == 0) next.w = w + columns * row_bytes, next.bytes = puna_row_bytes(dtype, stretch);
+            multiply_panel(y, product->y_stride, c->x + s.r * c->x_stride + k, c->x_stride, s.rows, panel, depth, columns,
+                           product->accumulate || k > 0, next);
         }
     }
 }
@@ -354,8 +379,10 @@ static void many_rows(const call *c, int32_t p, int64_t n0, int64_t N, int64_t r
 static double row_cycles(int64_t rows, int64_t K) { return (double)K * (0.5 + (double)rows / (2 * VEC_WIDTH)); }
 
 #if defined(PUNA_VARIANT_AVX512)
-enum { LEAST_TILED_K = 1024 };
-_Static_assert(sizeof(tile_space) >= THREAD_BYTES, "vectors multiply block types beside tiles");
+enum {
+    LEAST_TILED_K = 1024,
+    TILE_THREAD_BYTES = sizeof(tile_space) > PANEL_BYTES ? sizeof(tile_space) : PANEL_BYTES /* vectors multiply block types */
+};
 
 static void run_share(void *arguments, int64_t share, int32_t thread);
 
@@ -405,7 +432,7 @@ static void tile_share(const call *c, product_share s, tile_space *space) {
 /* As matmul_forward, where tiles multiply some of the products: MOST_TILED_ROWS of x after another. */
 static void run_tiles(puna_context *context, const call *all, int32_t count) {
     call c = *all;
-    c.thread_bytes = sizeof(tile_space);
+    c.thread_bytes = TILE_THREAD_BYTES;
     float *y[PUNA_MATMUL_MAX_PRODUCTS];
     c.y = y;
     for (int neighbours = 0; neighbours < 2; neighbours++)
@@ -437,13 +464,8 @@ static void run_share(void *arguments, int64_t share, int32_t thread) {
         return;
     }
 #endif
-    if (is_direct(product->w_dtype, c->rows)) {
-        int64_t row_bytes = puna_row_bytes(product->w_dtype, c->K);
-        FOR_DTYPE(product->w_dtype, direct_rows, c->y[s.p] + s.n, product->y_stride, (const char *)c->w[s.p] + s.n * row_bytes,
-                  row_bytes, c->x, c->x_stride, c->rows, c->K, s.N, product->accumulate)
-    } else {
-        many_rows(c, s.p, s.n, s.N, s.r, s.rows, (float *)(c->workspace + thread * c->thread_bytes));
-    }
+    if (is_direct(product->w_dtype, c->rows)) direct_rows_of[product->w_dtype](c, s);
+    else many_rows(c, s, (float *)(c->workspace + thread * c->thread_bytes));
 }
 
 int64_t PUNA_KERNEL(matmul_workspace_size)(puna_context *context, const puna_matmul_product *products, int32_t count,
@@ -451,17 +473,17 @@ int64_t PUNA_KERNEL(matmul_workspace_size)(puna_context *context, const puna_mat
 #if defined(PUNA_VARIANT_AVX512)
     const int tiled = uses_tiles(context, products, count, K, false) + uses_tiles(context, products, count, K, true);
     if (tiled > 0)
-        return 63 + tiled * x_tiles_bytes(puna_min(rows, MOST_TILED_ROWS), K) + context->threads * (int64_t)sizeof(tile_space);
+        return 63 + tiled * x_tiles_bytes(puna_min(rows, MOST_TILED_ROWS), K) + context->threads * (int64_t)TILE_THREAD_BYTES;
 #endif
     (void)products, (void)count, (void)K;
-    return rows <= BLOCK_DIRECT ? 0 : context->threads * (int64_t)THREAD_BYTES + 63;
+    return rows <= BLOCK_DIRECT ? 0 : context->threads * (int64_t)PANEL_BYTES + 63;
 }
 
 puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul_product *products, int32_t count,
                                         float *const y[], const void *const w[], const float *x, int64_t x_stride,
                                         int64_t rows, int64_t K, void *workspace) {
     call c = {.products = products, .y = y, .w = w, .x = x, .x_stride = x_stride, .rows = rows, .K = K};
-    c.thread_bytes = THREAD_BYTES;
+    c.thread_bytes = PANEL_BYTES;
     c.workspace = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
 #if defined(PUNA_VARIANT_AVX512)
     if (uses_tiles(context, products, count, K, false) || uses_tiles(context, products, count, K, true)) {
@@ -469,7 +491,7 @@ puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul
         return PUNA_STATUS_OK;
     }
 #endif
-    c.shares = share_products(context, products, count, rows, row_cycles(rows, K), rows <= PLAIN_DIRECT ? DIRECT_PANEL : PANEL,
+    c.shares = share_products(context, products, count, rows, row_cycles(rows, K), rows <= PLAIN_DIRECT ? DIRECT_PANEL : SHARE_UNIT,
                               TILE_ROWS);
     run_product_shares(context, &c.shares, count, run_share, &c);
     return PUNA_STATUS_OK;

@@ -23,8 +23,10 @@
 /* Kernels written for a constant tile size rely on being inlined where the size is known. */
 #if defined(_MSC_VER) && !defined(__clang__)
 #define PUNA_INLINE static __forceinline
+#define PUNA_NOINLINE __declspec(noinline)
 #else
 #define PUNA_INLINE static inline __attribute__((always_inline))
+#define PUNA_NOINLINE __attribute__((noinline))
 #endif
 
 #if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
