@@ -55,6 +55,7 @@ static const int64_t matmul_cases[][TEST_DIMENSIONS] = {
     {Q4_K, 1, 5, 16896, 1, 0, 0, INT16}, {Q6_K, 1, 5, 8448, 1, 0, 0, INT8}, {Q6_K, 1, 19, 8448, 1, 0, 0, INT16},
     {F32, 150, 50, 288, 1, 0, 0}, {F16, 150, 50, 390, 1, 0, 0}, {Q8_0, 150, 50, 288, 1, 0, 0},
     {F32, 67, 13, 515, 1, 0, 1}, {F32, 301, 24, 520, 1, 1, 0}, {F32, 300, 172, 64, 3, 0, 0}, {Q8_0, 259, 12, 544, 1, 0, 0},
+    {F32, 66, 1003, 1056, 1, 0, 0}, {Q8_0, 65, 1003, 1056, 1, 0, 0}, /* several panels of several stretches */
     {Q4_K, 301, 24, 512, 2, 1, 5},
     {F32, 1, 1003, 2048, 3, 0, 0}, {BF16, 1, 2051, 515, 2, 1, 0}, {Q4_0, 1, 3001, 512, 3, 0, 2}, {Q6_K, 17, 515, 512, 2, 0, 0},
 };
@@ -201,7 +202,7 @@ const test_op test_matmul = {
  */
 void test_matmul_rows(void) {
     static const int64_t row_counts[] = {2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 23, 64, 70, 140, 300, 513, 520};
-    /* At least so many elements: panels decoded at once and in two depths, and more groups than one row is met in one go. */
+    /* At least so many elements: two stretches and one, panels of either, and more groups than one row is met in one go. */
     static const struct size {
         int64_t K, rows;
     } sizes[] = {{1055, 520}, {288, 140}, {390, 140}, {16641, 3}};
