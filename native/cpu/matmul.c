@@ -40,13 +40,12 @@
  *   layout   many rows of AVX-512 in lanes that are four rows of w by four elements, with that DEPTH 1024 (a Zen 5): 128 rows 14 to
  *            20 % and 512 rows 22 to 30 % faster; but one row in that order 6 to 10 % and 4 to 16 rows 5 to 20 % slower, and AVX2 no
  *            faster: not kept. In lanes that are 16 rows of w, one after another in k: one row of F32 as fast, of F16 a fifth slower
- *            (16 rows whose stride is a power of two do not fit the ways of a first-level cache), four rows half as fast: not kept
+ *            (16 rows whose stride is a power of two may not fit the ways of a first-level cache), four rows half as fast: not kept
  *   stretch  accumulators added up after a stretch, not stored and loaded again; panels of 96 rows, packed (a Zen 5, two threads, old
  *            and new by turns): AVX-512, 512 rows, K of 2048 and 5632, F16, 9 to 18 % faster, 128 rows 5 to 10 %, K of 288 and 768 7 to
  *            11 %; AVX2 512 rows 1 to 3 %, 128 rows alike. One row 0 to 10 % faster with AVX-512, alike with AVX2; 4 rows slower alone,
  *            11 to 14 and 5 %, and alike in a whole model. STRETCH 512: 4 to 32 rows 10 % slower with AVX2; with AVX-512 128 and 512
- *            rows 1 to 2 %. x packed as well: as much is lost packing as is won. Sums added to w's panel by eight (store_sums) in
- *            few rows: AVX2 half as fast, as GCC keeps accumulators in memory
+ *            rows 1 to 2 %. x packed as well, and rows of x outermost, so that w is packed again for each 126: slower
  *   direct   up to 64 rows, not 32: 36 to 64 rows of F16 and BF16 10 to 20 % faster than panels, of F32 0 to 10 %; 96 rows alike.
  *            Slower than the old panels: 65 to 127 rows of F32 with AVX2 (5 to 15 %), 4 to 16 rows of Q8_0 (up to 30 %)
  *   3 products of (64, 64) and one row, two threads: 1.2 us shared out, 0.75 on the caller
@@ -79,6 +78,7 @@ enum {
     SHARE_UNIT = 24,   /* rows of w of a share that are packed, a multiple as well                                  */
     PANEL_BYTES = PANEL * STRETCH * 4
 };
+_Static_assert((int)PLAIN_DIRECT <= (int)SMALLEST_ROW_SHARE, "a share decoded in registers has all rows of x");
 
 /* The stretches of K are as equal as the largest block allows; the last is what is left. */
 static int64_t stretch_of(int64_t K) {
@@ -271,21 +271,18 @@ PUNA_INLINE void tile(const int R, float *y, int64_t y_stride, const float *x, i
     vec acc[ACCUMULATORS];
     for (int r = 0; r < R; r++)
         for (int n = 0; n < TILE_N; n++) acc[r * TILE_N + n] = vec_zero();
+    const void *w_n[12];
+    for (int n = 0; n < TILE_N; n++) w_n[n] = w + n * VEC_WIDTH;
     int64_t k = 0;
-    for (; k + VEC_WIDTH <= depth; k += VEC_WIDTH, w += TILE_N * VEC_WIDTH) {
-        vec w_k[TILE_N];
-        for (int n = 0; n < TILE_N; n++) w_k[n] = vec_keep(vec_load(w + n * VEC_WIDTH));
-        __builtin_prefetch(x + ahead * x_stride + k, 0, 3);
-        for (int r = 0; r < R; r++) {
-            vec x_k = vec_keep(vec_load(x + r * x_stride + k));
-            for (int n = 0; n < TILE_N; n++) acc[r * TILE_N + n] = vec_fma(x_k, w_k[n], acc[r * TILE_N + n]);
-        }
+    for (; k + VEC_WIDTH <= depth; k += VEC_WIDTH) {
+        __builtin_prefetch(x + ahead * x_stride + k);
+        multiply_step(PUNA_DTYPE_F32, R, TILE_N, acc, x + k, x_stride, w_n, k * TILE_N);
     }
     if (k < depth) { /* tail of the summed dimension */
         for (int r = 0; r < R; r++) {
             vec x_k = vec_load_partial(x + r * x_stride + k, depth - k);
             for (int n = 0; n < TILE_N; n++)
-                acc[r * TILE_N + n] = vec_fma(x_k, vec_load(w + n * VEC_WIDTH), acc[r * TILE_N + n]);
+                acc[r * TILE_N + n] = vec_fma(x_k, vec_load(w + k * TILE_N + n * VEC_WIDTH), acc[r * TILE_N + n]);
         }
     }
     store_sums(R, TILE_N, y, y_stride, acc, columns, accumulate);
@@ -451,7 +448,7 @@ static void run_tiles(puna_context *context, const call *all, int32_t count) {
 }
 #endif
 
-/* Decoding again for every four rows of x costs less than a panel, up to here. */
+/* Decoding again for every few rows of x costs less than a panel, up to here. */
 static bool is_direct(int32_t dtype, int64_t rows) { return rows <= (is_plain(dtype) ? PLAIN_DIRECT : BLOCK_DIRECT); }
 
 static void run_share(void *arguments, int64_t share, int32_t thread) {
