@@ -48,8 +48,6 @@ typedef struct job {
     char *workspace;
 } job;
 
-static int64_t padded(int64_t HD) { return puna_ceil_div(HD, VEC_WIDTH) * VEC_WIDTH; }
-
 static int64_t thread_floats(int64_t HD) {
     return (3 * ROWS + 3 * KEYS) * padded(HD) + 2 * KEYS * HD + 2 * ROWS * KEYS;
 }

@@ -19,7 +19,6 @@ enum {
     TILE_DEPTH = 128              /* elements packed together: two tiles' stay in the first-level cache             */
 };
 
-PUNA_INLINE int64_t element_bytes(int32_t dtype) { return dtype == PUNA_DTYPE_F32 ? 4 : 2; }
 PUNA_INLINE int pieces_of(int32_t dtype) { return dtype == PUNA_DTYPE_F32 ? PIECES : dtype == PUNA_DTYPE_F16 ? 2 : 1; }
 
 /* to[i] = piece i of 16 pairs, a and b, each cut off: of what is left the last piece holds all. */

@@ -17,6 +17,7 @@ typedef struct unpacked {
 PUNA_INLINE bool is_plain(int32_t dtype) {
     return dtype == PUNA_DTYPE_F32 || dtype == PUNA_DTYPE_F16 || dtype == PUNA_DTYPE_BF16;
 }
+PUNA_INLINE int64_t element_bytes(int32_t plain_dtype) { return plain_dtype == PUNA_DTYPE_F32 ? 4 : 2; }
 PUNA_INLINE int64_t block_elements(int32_t dtype) {
     return is_plain(dtype) ? 1 : dtype == PUNA_DTYPE_Q8_0 || dtype == PUNA_DTYPE_Q4_0 ? 32 : 256;
 }

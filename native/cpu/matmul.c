@@ -12,80 +12,69 @@
  *
  * ON AMX plain types are multiplied by tiles (plain_tiles.h), one row and many alike, in an order of their own, unless K is small.
  *
- * MANY ROWS (prompts) are bound by arithmetic: a panel of w, some rows over one stretch, is decoded and packed in the order of the
- * tiles into the thread's workspace, where it stays in the second-level cache while all rows of x in the share meet it.
+ * MANY ROWS (prompts, batches of training) are bound by arithmetic: x is packed once, and a panel of w, some rows over one stretch,
+ * is decoded and packed into the thread's workspace, where it stays in the second-level cache while all rows of x in the share meet
+ * it. Lanes of the register tile (gemm.h) are rows of w there, so it loads three vectors and eight numbers for 24 multiply-adds where
+ * lanes along K load ten vectors; what vec_hsum's lanes would hold is summed after one another, in vec_hsum's order.
  *
- * WHAT WAS TRIED. Many rows, until stretches were summed by themselves: panels of 24 rows of w, DEPTH deep, met ROW_BLOCK rows of x,
- * and accumulators waited in the workspace for the next depth. One thread of a Zen 4 at 118 GFLOP/s (AVX2) and 20 GB/s, busy with
- * other work, N = 5632, K = 2048:
+ * WHAT WAS TRIED. Few rows, one thread of a Zen 4 at 118 GFLOP/s (AVX2) and 20 GB/s, busy with other work, N = 5632, K = 2048:
  *   1 row    F32 2.2 ms (21 GB/s), F16 1.2 ms (19), Q8_0 1.4 ms (8.8), Q4_0 and Q4_K 1.45 ms (4.5), Q6_K 1.9 ms (5)
  *            8 rows of w at a time, added up by vec_hsum8: as 6 for K of 64, 288 and 2048. Q4_0 unpacked by a loop over 16 bytes:
  *            7.4 ms, GCC unrolls it into scalars
  *   2 rows   through panels F16 3.1 ms, in registers 1.5 ms; Q8_0 3.4 and 1.8 ms
- *   16 rows  through panels F16 6.4 ms, in registers 5.2 ms; Q4_K in panels 7.2 ms, with software prefetch 5.1 ms
- *   128      F32 82 GFLOP/s, Q4_0 87, Q4_K 92 (70 to 78 % of the peak); DEPTH 256 to 768 alike, 1024 a tenth slower
- *   AVX-512  many rows 50 GFLOP/s while GCC loaded x for every multiply-add, 80 with vec_keep; Q8_0 of 2 rows 1.4 ms. Tiles of
- *            6 x 4 in place of 4 x 3: 24 rows of F32 as before, 48 a twelfth faster, F16 and BF16 a tenth (a busy Granite Rapids)
- *   sums     of a tile added up eight at a time and stored as vectors right after the last depth, where each was a vec_hsum read
- *            back from the workspace (a Granite Rapids): 256 rows, K of 288, 27 % faster with AVX-512 and 12 % with AVX2; K of 512
- *            16 and 5 %, K of 2048 0 to 6 % and nothing. Rows of 3 sums copied from where they straddle two vectors: a third slower
- *   x        met by 24 rows of w in turn, not 12, and its next rows fetched meanwhile (a Granite Rapids, one thread): F16 of 512
- *            rows from 100 to 134 GFLOP/s of 235, K of 5632 from 112 to 145: there x is larger than the second cache; AVX2 80 to
- *            94. 36 and 48 rows, DEPTH 384, ROW_BLOCK 96 to 256 alike. With all in the first cache a tile alone does 165 to 184
- *   w        fetched a row at a time between the tiles, not a panel at once, and decoded once where it is one depth: 1024 rows, two
- *            threads, K of 288 and 32000 or 768 columns: 216 to 243 and 267 to 275 GFLOP/s, AVX2 154 to 176 and 181 to 193
- *   DEPTH    of 256 with AVX-512 (a Zen 5): K of 2048 and 5632 1 to 7 % faster, of 512 5 to 18 % slower; 48 rows of w a panel: slower
+ *   AVX-512  Q8_0 of 2 rows 1.4 ms. Tiles of 6 x 4 in place of 4 x 3: 24 rows of F32 as before, 48 a twelfth faster, F16 and BF16 a
+ *            tenth (a busy Granite Rapids)
+ *   sums     added up by vec_hsum8: 16 rows a sixth slower with AVX2, no faster with AVX-512
  *   ahead    a line in 2048 bytes of long rows touched, not each line asked for (a Zen 5): one row alone, over and over, up to 30 %
  *            faster; a whole model (1.1B, F16, mapped from a file) a tenth slower, why has not been found: not kept
- *   layout   many rows of AVX-512 in lanes that are four rows of w by four elements, with that DEPTH 1024 (a Zen 5): 128 rows 14 to
- *            20 % and 512 rows 22 to 30 % faster; but one row in that order 6 to 10 % and 4 to 16 rows 5 to 20 % slower, and AVX2 no
- *            faster: not kept. In lanes that are 16 rows of w, one after another in k: one row of F32 as fast, of F16 a fifth slower
- *            (16 rows whose stride is a power of two may not fit the ways of a first-level cache), four rows half as fast: not kept
- *   stretch  accumulators added up after a stretch, not stored and loaded again; panels of 96 rows, packed (a Zen 5, two threads, old
- *            and new by turns): AVX-512, 512 rows, K of 2048 and 5632, F16, 9 to 18 % faster, 128 rows 5 to 10 %, K of 288 and 768 7 to
- *            11 %; AVX2 512 rows 1 to 3 %, 128 rows alike. One row 0 to 10 % faster with AVX-512, alike with AVX2; 4 rows slower alone,
- *            11 to 14 and 5 %, and alike in a whole model. STRETCH 512: 4 to 32 rows 10 % slower with AVX2; with AVX-512 128 and 512
- *            rows 1 to 2 %. x packed as well, and rows of x outermost, so that w is packed again for each 126: slower
- *   direct   up to 64 rows, not 32: 36 to 64 rows of F16 and BF16 10 to 20 % faster than panels, of F32 0 to 10 %; 96 rows alike.
- *            Slower than the old panels: 65 to 127 rows of F32 with AVX2 (5 to 15 %), 4 to 16 rows of Q8_0 (up to 30 %)
+ *   layout   lanes that are four rows of w by four elements (a Zen 5): one row 6 to 10 % slower; 16 rows of w, one after another in
+ *            k: F16 a fifth slower (16 rows whose stride is a power of two may not fit the ways of a first-level cache), four rows
+ *            half as fast
  *   3 products of (64, 64) and one row, two threads: 1.2 us shared out, 0.75 on the caller
+ * Many rows, two threads of a Zen 5 at 528 GFLOP/s, AVX-512, with lanes along K and then as above, old and new by turns, medians:
+ *   rows x N x K        F32 512 x 5632 x 2048  430 to 460    512 x 768 x 288  382 to 414    1024 x 32000 x 288  431 to 449
+ *                       F16 128 x 5632 x 2048  397 to 433    F32 72 and 96  340 to 365, 358 to 383    Q4_0 128  431 to 450
+ *            AVX2, 266 GFLOP/s: 249 to 247, 246 to 244, F16 128 rows 237 to 237. The register tile alone: 0.94 (K of 288) to 0.97 of
+ *            the ceiling, with x where it lies 0.87 to 0.92
+ *   stride   lanes of a packed tile 12,288 bytes apart: 128 rows of F16 4 % slower, as stores meet in one set of the first-level cache
+ *   shares   8 for each thread, not 16: 2 to 4 % slower, as they come out uneven
+ *   w        fetched a row at a time between the tiles, not a panel at once: a tenth faster (a Granite Rapids)
  */
 #include "decode.h"
+#include "gemm.h"
 #include "kernels.h"
 #if defined(PUNA_VARIANT_AVX512)
 #include "plain_tiles.h"
 #endif
 #include "products.h"
 
-/*
- * A tile of R rows of x and N of w has R * N accumulators, which fill the registers with the fewer of its other vectors and one.
- * PANEL: rows of w, over the longest stretch, that are packed together; they take less than half of a second-level cache.
- */
+/* Decoded in registers, a tile of R rows of x and N of w has R * N accumulators, which fill the registers with its other vectors. */
 #if defined(PUNA_VARIANT_AVX512)
-enum { TILE_ROWS = 6, TILE_N = 4, PANEL = 96 };
+enum { MOST_X = 6, ACCUMULATORS = 24, F32_DIRECT = 20, PANEL = 96 };
 #else
-enum { TILE_ROWS = 4, TILE_N = 3, PANEL = 48 };
+enum { MOST_X = 4, ACCUMULATORS = 12, F32_DIRECT = 64, PANEL = 48 };
 #endif
 
 enum {
-    ACCUMULATORS = TILE_ROWS * TILE_N,
-    STRETCH = 1024,      /* the longest; TILE_ROWS rows of x over it leave room in a first-level cache              */
-    LARGEST_BLOCK = 256, /* elements of a block of any type                                                         */
-    ONE_ROW_GROUP = 6, /* rows of w read side by side for one row of x                                              */
-    PLAIN_DIRECT = 64, /* rows of x up to which w is decoded in registers: plain types,                             */
-    BLOCK_DIRECT = TILE_ROWS, /* block types                                                                        */
-    DIRECT_PANEL = 12, /* rows of w that all rows of x meet then before the next: a multiple of every tile's width  */
-    SHARE_UNIT = 24,   /* rows of w of a share that are packed, a multiple as well                                  */
-    PANEL_BYTES = PANEL * STRETCH * 4
+    STRETCH = 1024,         /* the longest                                                                          */
+    LARGEST_BLOCK = 256,    /* elements of a block of any type                                                      */
+    ONE_ROW_GROUP = 6,      /* rows of w read side by side for one row of x                                         */
+    HALF_DIRECT = 64,       /* rows of x up to which w is decoded in registers: F16 and BF16, F32_DIRECT of F32,    */
+    BLOCK_DIRECT = MOST_X,  /* block types                                                                          */
+    DIRECT_UNIT = 12,       /* rows of w that all rows of x meet then before the next: a multiple of every tile's   */
+    PACKED_UNIT = 48,       /* rows of w of a share that are packed: a multiple of every TILE_COLUMNS               */
+    MOST_PACKED_ROWS = 512, /* rows of x that are packed at once                                                    */
+    PACK_ROWS = 24,         /* of them by one share: a multiple of every TILE_ROWS                                  */
+    LEVELS = VEC_WIDTH == 16 ? 4 : VEC_WIDTH == 8 ? 3 : 2, /* of vec_hsum's tree                                  */
+    LANE_GAP = 16,          /* floats between the lanes of packed w: stores that are a multiple of 4096 bytes apart meet */
+    PANEL_BYTES = PANEL * (STRETCH + LANE_GAP) * 4 /* less than half of a second-level cache                         */
 };
-_Static_assert((int)PLAIN_DIRECT <= (int)SMALLEST_ROW_SHARE, "a share decoded in registers has all rows of x");
+_Static_assert((int)HALF_DIRECT <= (int)SMALLEST_ROW_SHARE, "a share decoded in registers has all rows of x");
 
 /* The stretches of K are as equal as the largest block allows; the last is what is left. */
 static int64_t stretch_of(int64_t K) {
     return puna_ceil_div(puna_ceil_div(K, puna_ceil_div(K, STRETCH)), LARGEST_BLOCK) * LARGEST_BLOCK;
 }
-
-static int64_t padded(int64_t depth) { return puna_ceil_div(depth, VEC_WIDTH) * VEC_WIDTH; }
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Few rows: decoded in registers
@@ -95,7 +84,7 @@ static int64_t padded(int64_t depth) { return puna_ceil_div(depth, VEC_WIDTH) * 
 PUNA_INLINE void multiply_step(int32_t dtype, const int R, const int N, vec acc[ACCUMULATORS], const float *x, int64_t x_stride,
                                const void *const w[12], int64_t k) {
     if (R < N) {
-        vec x_k[TILE_ROWS];
+        vec x_k[MOST_X];
         for (int r = 0; r < R; r++) x_k[r] = vec_keep(vec_load(x + r * x_stride));
         for (int n = 0; n < N; n++) {
             vec w_k = vec_keep(plain_vec(dtype, w[n], k));
@@ -107,33 +96,6 @@ PUNA_INLINE void multiply_step(int32_t dtype, const int R, const int N, vec acc[
         for (int r = 0; r < R; r++) {
             vec x_k = vec_keep(vec_load(x + r * x_stride));
             for (int n = 0; n < N; n++) acc[r * N + n] = vec_fma(x_k, w_k[n], acc[r * N + n]);
-        }
-    }
-}
-
-/*
- * y[r, n] (= or +=) the sum of the lanes of acc[r, n], for R rows and the first columns of N. Rows of 3 and of 6 are filled up to
- * 4 and 8, so that each is copied out of one stored vector, which the processor need not wait for.
- */
-PUNA_INLINE void store_sums(const int R, const int N, float *y, int64_t y_stride, const vec *acc, int64_t columns,
-                            bool accumulate) {
-    const int width = N == 3 ? 4 : N == 6 ? 8 : N;
-    float sums[32];
-    for (int i = 0; i < R * width; i += 8) {
-        vec some[8];
-        for (int j = 0; j < 8; j++) {
-            int r = (i + j) / width, n = (i + j) % width;
-            some[j] = r < R && n < N ? acc[r * N + n] : vec_zero();
-        }
-        vec_hsum8(sums + i, some);
-    }
-    for (int r = 0; r < R; r++, y += y_stride) {
-        if (accumulate) {
-            for (int n = 0; n < N && n < columns; n++) y[n] += sums[r * width + n];
-        } else if (columns >= N) {
-            memcpy(y, sums + r * width, (size_t)N * sizeof(float));
-        } else {
-            for (int n = 0; n < columns; n++) y[n] = sums[r * width + n];
         }
     }
 }
@@ -158,7 +120,7 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
                 const char *at = w + k * size;
                 for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + G) * row_bytes, 0, 2);
                 if (k * size % 4096 == 0)
-                    for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + DIRECT_PANEL) * row_bytes, 0, 2);
+                    for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + DIRECT_UNIT) * row_bytes, 0, 2);
             }
             multiply_step(dtype, R, G, acc, x + k, x_stride, w_g, k);
         }
@@ -183,7 +145,7 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
                     }
         }
     }
-    for (int r = 0; r < R; r++) /* store_sums here: 16 rows a sixth slower with AVX2, no faster with AVX-512 */
+    for (int r = 0; r < R; r++)
         for (int g = 0; g < G && g < N; g++) {
             float sum = vec_hsum(acc[r * G + g]);
             y[r * y_stride + g] = accumulate ? y[r * y_stride + g] + sum : sum;
@@ -201,8 +163,8 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
 PUNA_INLINE void direct_rows(int32_t dtype, float *y, int64_t y_stride, const char *w, int64_t row_bytes, const float *x,
                              int64_t x_stride, int64_t rows, int64_t K, int64_t N, bool accumulate) {
     const int64_t stretch = stretch_of(K);
-    for (int64_t n = 0; n < N; n += DIRECT_PANEL) {
-        int64_t some_N = puna_min(DIRECT_PANEL, N - n), r = 0;
+    for (int64_t n = 0; n < N; n += DIRECT_UNIT) {
+        int64_t some_N = puna_min(DIRECT_UNIT, N - n), r = 0;
 #if defined(PUNA_VARIANT_AVX512)
         for (; r + 6 <= rows; r += 6) DIRECT_TILES(6, 4)
         switch (rows - r) {
@@ -225,26 +187,68 @@ PUNA_INLINE void direct_rows(int32_t dtype, float *y, int64_t y_stride, const ch
  * Many rows
  * ------------------------------------------------------------------------------------------------------------------ */
 
-/* to (N / TILE_N, depth / VEC_WIDTH, TILE_N, VEC_WIDTH) = w[:N, k : k + depth] decoded; rows from N on repeat the last. */
+/*
+ * Both sides are packed by lanes: element k of a stretch is in lane k % VEC_WIDTH, at step k / VEC_WIDTH, the last step filled up with
+ * zeros. Each of vec_hsum's lanes is so a product of its own, in register tiles whose lanes are rows of w, and its sums wait in memory
+ * until vec_hsum's tree has the other half. Lanes are packed in the order in which that tree is climbed soonest, their bits reversed.
+ */
+PUNA_INLINE int lane_place(int lane) {
+    static const uint8_t reversed[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
+    return reversed[lane] / (16 / VEC_WIDTH);
+}
+
+/* VEC_WIDTH elements of row from k on, zeros from end on. */
+PUNA_INLINE vec load_until(int32_t dtype, const void *row, int64_t k, int64_t end) {
+    return k + VEC_WIDTH <= end ? plain_vec(dtype, row, k) : k < end ? plain_vec_partial(dtype, row, k, end - k) : vec_zero();
+}
+
+/* to (VEC_WIDTH lanes, steps, TILE_ROWS) = a[:rows, :depth] of a tile, zeros beyond. Several steps are turned over at once. */
+PUNA_INLINE void pack_tile(float *to, const float *a, int64_t a_row, int64_t rows, int64_t depth) {
+    enum { TOGETHER = VEC_WIDTH / TILE_ROWS };
+    const int64_t steps = padded(depth) / VEC_WIDTH;
+    for (int64_t s = 0; s < steps; s += TOGETHER) {
+        vec turned[VEC_WIDTH];
+        for (int i = 0; i < VEC_WIDTH; i++) {
+            const int r = i % TILE_ROWS, step = i / TILE_ROWS;
+            __builtin_prefetch(a + (r + TILE_ROWS) * a_row + (s + step) * VEC_WIDTH);
+            turned[i] = r < rows ? load_until(PUNA_DTYPE_F32, a + r * a_row, (s + step) * VEC_WIDTH, depth) : vec_zero();
+        }
+        vec_transpose(turned);
+        for (int lane = 0; lane < VEC_WIDTH; lane++) {
+            float *place = to + (lane_place(lane) * steps + s) * TILE_ROWS;
+            if (s + TOGETHER <= steps) vec_store(place, turned[lane]);
+            else vec_store_partial(place, turned[lane], (steps - s) * TILE_ROWS);
+        }
+    }
+}
+
+PUNA_INLINE int64_t lane_stride(int64_t steps, int64_t width) { return steps * width + LANE_GAP; }
+
+/* What a packed tile of w takes. */
+PUNA_INLINE int64_t tile_floats(int64_t steps) { return VEC_WIDTH * lane_stride(steps, TILE_COLUMNS); }
+
+/* to (N / TILE_COLUMNS, VEC_WIDTH lanes, steps, TILE_COLUMNS or as many vectors as the last tile has) = w[:N, k : k + depth]. */
 PUNA_INLINE void pack_panel(int32_t dtype, float *to, const char *w, int64_t row_bytes, int64_t k, int64_t depth, int64_t N) {
-    for (int64_t n0 = 0; n0 < N; n0 += TILE_N, to += TILE_N * padded(depth))
-        for (int64_t n = n0; n < n0 + TILE_N; n++) {
-            const char *row = w + puna_min(n, N - 1) * row_bytes;
-            float *place = to + (n - n0) * VEC_WIDTH;
-            int64_t i = k;
-            if (is_plain(dtype)) {
-                for (; i + VEC_WIDTH <= k + depth; i += VEC_WIDTH, place += TILE_N * VEC_WIDTH)
-                    vec_store(place, plain_vec(dtype, row, i));
-                if (i < k + depth) vec_store(place, plain_vec_partial(dtype, row, i, k + depth - i));
-            } else {
-                for (const int64_t elements = block_elements(dtype); i < k + depth; i += elements) {
-                    unpacked u;
-                    unpack(dtype, row, i / elements, &u);
-                    for (int64_t j = 0; j < elements; j += VEC_WIDTH, place += TILE_N * VEC_WIDTH)
-                        vec_store(place, unpacked_vec(dtype, &u, j));
-                }
+    const int64_t steps = padded(depth) / VEC_WIDTH, elements = puna_max(block_elements(dtype), VEC_WIDTH);
+    for (int64_t n = 0; n < N; n += VEC_WIDTH) {
+        const int64_t tile = n / TILE_COLUMNS * TILE_COLUMNS, width = puna_min(TILE_COLUMNS, padded(N - tile));
+        const char *row[VEC_WIDTH];
+        for (int i = 0; i < VEC_WIDTH; i++) row[i] = w + puna_min(n + i, N - 1) * row_bytes;
+        for (int64_t first = k; first < k + depth; first += elements) {
+            unpacked u[VEC_WIDTH];
+            if (!is_plain(dtype))
+                for (int i = 0; i < VEC_WIDTH; i++) unpack(dtype, row[i], first / elements, &u[i]);
+            for (int64_t e = 0; e < elements; e += VEC_WIDTH) {
+                vec turned[VEC_WIDTH];
+                for (int i = 0; i < VEC_WIDTH; i++)
+                    turned[i] = is_plain(dtype) ? load_until(dtype, row[i], first, k + depth) : unpacked_vec(dtype, &u[i], e);
+                vec_transpose(turned);
+                float *place = to + tile / TILE_COLUMNS * tile_floats(steps) + (first + e - k) / VEC_WIDTH * width + n - tile;
+                for (int lane = 0; lane < VEC_WIDTH; lane++)
+                    vec_store(place + lane_place(lane) * lane_stride(steps, width), turned[lane]);
             }
         }
+    }
 }
 
 /* What is packed next: so many bytes of each of N rows. */
@@ -262,53 +266,36 @@ PUNA_INLINE void fetch_rows(next_panel next, int64_t n, int64_t end) {
         for (int64_t i = 0; i < next.bytes; i += 64) __builtin_prefetch(next.w + n * next.row_bytes + i, 0, 2);
 }
 
-/*
- * y[r, n] (= or +=) x[r] . w[n] over one stretch, for R rows of x and the first columns of a group of packed w. Row ahead of x is
- * fetched for the tiles that follow.
- */
-PUNA_INLINE void tile(const int R, float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t ahead, const float *w,
-                      int64_t depth, int64_t columns, bool accumulate) {
-    vec acc[ACCUMULATORS];
-    for (int r = 0; r < R; r++)
-        for (int n = 0; n < TILE_N; n++) acc[r * TILE_N + n] = vec_zero();
-    const void *w_n[12];
-    for (int n = 0; n < TILE_N; n++) w_n[n] = w + n * VEC_WIDTH;
-    int64_t k = 0;
-    for (; k + VEC_WIDTH <= depth; k += VEC_WIDTH) {
-        __builtin_prefetch(x + ahead * x_stride + k);
-        multiply_step(PUNA_DTYPE_F32, R, TILE_N, acc, x + k, x_stride, w_n, k * TILE_N);
+/* y[r, n] (= or +=) x[r] . w[n] over one stretch, for the first rows and columns of a packed tile of x and of w with V vectors. */
+PUNA_INLINE void tile(const int V, float *y, int64_t y_stride, int64_t rows, int64_t columns, const float *x, const float *w,
+                      int64_t steps, bool add) {
+    vec acc[TILE_ROWS * TILE_VECS], waiting[LEVELS][TILE_ROWS * TILE_VECS];
+    if (rows >= TILE_ROWS && columns >= V * VEC_WIDTH) gemm_fetch(V, y, y_stride);
+    for (int lane = 0; lane < VEC_WIDTH; lane++, x += steps * TILE_ROWS, w += lane_stride(steps, V * VEC_WIDTH)) {
+        gemm_sums(V, acc, x, 1, TILE_ROWS, w, V * VEC_WIDTH, steps);
+        int level = 0;
+        for (; lane >> level & 1; level++)
+            for (int m = 0; m < TILE_ROWS; m++)
+                for (int j = 0; j < V; j++) acc[m * V + j] = vec_add(waiting[level][m * V + j], acc[m * V + j]);
+        if (level == LEVELS) break;
+        for (int m = 0; m < TILE_ROWS; m++)
+            for (int j = 0; j < V; j++) waiting[level][m * V + j] = acc[m * V + j];
     }
-    if (k < depth) { /* tail of the summed dimension */
-        for (int r = 0; r < R; r++) {
-            vec x_k = vec_load_partial(x + r * x_stride + k, depth - k);
-            for (int n = 0; n < TILE_N; n++)
-                acc[r * TILE_N + n] = vec_fma(x_k, vec_load(w + k * TILE_N + n * VEC_WIDTH), acc[r * TILE_N + n]);
-        }
-    }
-    store_sums(R, TILE_N, y, y_stride, acc, columns, accumulate);
+    gemm_store(V, y, y_stride, rows, columns, acc, add);
 }
 
-/* R rows of x against the N rows of a panel; of the R rows that follow, one is fetched beside each group of w. */
-#define PANEL_TILES(R)                                                                                                        \
-    for (int64_t n = 0, g = 0; n < N; n += TILE_N, g = g + 1 < R ? g + 1 : 0)                                                 \
-        tile(R, y + n, y_stride, x, x_stride, R + g, panel + n * padded(depth), depth, N - n, accumulate);
-
-static void multiply_panel(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, const float *panel,
-                           int64_t depth, int64_t N, bool accumulate, next_panel next) {
-    const int64_t all = rows;
-    for (; rows >= TILE_ROWS; rows -= TILE_ROWS, y += TILE_ROWS * y_stride, x += TILE_ROWS * x_stride) {
-        PANEL_TILES(TILE_ROWS)
-        fetch_rows(next, next.N * (all - rows) / all, next.N * (all - rows + TILE_ROWS) / all);
-    }
-    switch (rows) {
-#if defined(PUNA_VARIANT_AVX512)
-    case 5: PANEL_TILES(5) break;
-    case 4: PANEL_TILES(4) break;
-#endif
-    case 3: PANEL_TILES(3) break;
-    case 2: PANEL_TILES(2) break;
-    case 1: PANEL_TILES(1) break;
-    default: break;
+static void multiply_panel(float *y, int64_t y_stride, const float *x, int64_t rows, const float *panel, int64_t depth, int64_t N,
+                           bool add, next_panel next) {
+    const int64_t K = padded(depth), steps = K / VEC_WIDTH;
+    for (int64_t r = 0; r < rows; r += TILE_ROWS, x += TILE_ROWS * K) {
+        for (int64_t n = 0; n < N; n += TILE_COLUMNS) {
+            const float *w = panel + n / TILE_COLUMNS * tile_floats(steps);
+#define TILE(V) tile(V, y + r * y_stride + n, y_stride, rows - r, N - n, x, w, steps, add)
+            if (N - n > (TILE_VECS - 1) * VEC_WIDTH) TILE(TILE_VECS);
+            else if (TILE_VECS > 2 && N - n > VEC_WIDTH) TILE(2);
+            else TILE(1);
+        }
+        fetch_rows(next, next.N * r / rows, next.N * puna_min(r + TILE_ROWS, rows) / rows);
     }
 }
 
@@ -317,12 +304,14 @@ static void multiply_panel(float *y, int64_t y_stride, const float *x, int64_t x
  * ------------------------------------------------------------------------------------------------------------------ */
 
 typedef struct call {
+    const puna_context *context;
     const puna_matmul_product *products;
     float *const *y;
     const void *const *w;
     const float *x;
     int64_t x_stride, rows, K;
-    char *x_tiles[2]; /* packed rows of x, in either order of pairs; null where they are not needed                 */
+    char *x_tiles[2]; /* rows of x packed for AMX, in either order of pairs; null where they are not needed         */
+    float *x_packed;  /* and for vectors: (stretches, rows / TILE_ROWS, as pack_tile); the same                      */
     char *workspace;
     int64_t thread_bytes; /* each thread's part of the workspace                                                    */
     product_shares shares;
@@ -350,13 +339,27 @@ static void (*const direct_rows_of[])(const call *c, product_share s) = {
     [PUNA_DTYPE_Q6_K] = direct_rows_Q6_K,
 };
 
+static int64_t whole_tiles(int64_t rows) { return puna_ceil_div(rows, TILE_ROWS) * TILE_ROWS; }
+
+static void pack_x_share(void *arguments, int64_t share, int32_t thread) {
+    (void)thread;
+    const call *c = arguments;
+    const int64_t stretch = stretch_of(c->K), end = puna_min((share + 1) * PACK_ROWS, c->rows);
+    for (int64_t r = share * PACK_ROWS; r < end; r += TILE_ROWS)
+        for (int64_t k = 0; k < c->K; k += stretch) {
+            const int64_t depth = puna_min(stretch, c->K - k);
+            pack_tile(c->x_packed + k * whole_tiles(c->rows) + r * padded(depth), c->x + r * c->x_stride + k, c->x_stride, end - r,
+                        depth);
+        }
+}
+
 /* A share's rows of w, a panel after another, each a stretch after another, with its rows of x. */
 static void many_rows(const call *c, product_share s, float *panel) {
     const puna_matmul_product *product = &c->products[s.p];
     const int32_t dtype = product->w_dtype;
     const int64_t row_bytes = puna_row_bytes(dtype, c->K), stretch = puna_min(stretch_of(c->K), c->K);
-    const int64_t panels = puna_ceil_div(s.N, PANEL_BYTES / 4 / padded(stretch) / TILE_N * TILE_N);
-    const int64_t panel_N = puna_ceil_div(puna_ceil_div(s.N, panels), TILE_N) * TILE_N;
+    const int64_t panels = puna_ceil_div(s.N, PANEL_BYTES / 4 / tile_floats(padded(stretch) / VEC_WIDTH) * TILE_COLUMNS);
+    const int64_t panel_N = puna_ceil_div(puna_ceil_div(s.N, panels), TILE_COLUMNS) * TILE_COLUMNS;
     for (int64_t n = 0; n < s.N; n += panel_N) {
         const char *w = (const char *)c->w[s.p] + (s.n + n) * row_bytes;
         const int64_t columns = puna_min(panel_N, s.N - n);
@@ -366,10 +369,15 @@ static void many_rows(const call *c, product_share s, float *panel) {
             FOR_DTYPE(dtype, pack_panel, panel, w, row_bytes, k, depth, columns)
             next_panel next = {w + puna_row_bytes(dtype, k + depth), puna_row_bytes(dtype, after), row_bytes, columns};
             if (after == 0) next.w = w + columns * row_bytes, next.bytes = puna_row_bytes(dtype, stretch);
-            multiply_panel(y, product->y_stride, c->x + s.r * c->x_stride + k, c->x_stride, s.rows, panel, depth, columns,
-                           product->accumulate || k > 0, next);
+            multiply_panel(y, product->y_stride, c->x_packed + k * whole_tiles(c->rows) + s.r * padded(depth), s.rows, panel, depth,
+                           columns, product->accumulate || k > 0, next);
         }
     }
+}
+
+/* Decoding again for every few rows of x costs less than a panel, up to here. */
+static bool is_direct(int32_t dtype, int64_t rows) {
+    return rows <= (dtype == PUNA_DTYPE_F32 ? F32_DIRECT : is_plain(dtype) ? HALF_DIRECT : BLOCK_DIRECT);
 }
 
 /* Cycles, roughly, for one row of w: reading and decoding it, and multiplying it with every row of x. */
@@ -380,21 +388,16 @@ enum {
     LEAST_TILED_K = 1024,
     TILE_THREAD_BYTES = sizeof(tile_space) > PANEL_BYTES ? sizeof(tile_space) : PANEL_BYTES /* vectors multiply block types */
 };
-
-static void run_share(void *arguments, int64_t share, int32_t thread);
+_Static_assert((int)MOST_PACKED_ROWS <= (int)MOST_TILED_ROWS, "what is packed at once fits tile_space");
 
 static double tile_row_cycles(int64_t rows, int64_t K) { return (double)K * (0.6 + (double)rows / 50); }
 
 /*
- * Whether tiles, with such pairs, multiply any of the products. It is a matter of K alone, so that one row is multiplied as many are:
+ * Whether tiles, not vectors, multiply weights of a type. It is a matter of K alone, so that one row is multiplied as many are:
  * where rows of w are short, one row of x at a time would be a third slower with tiles.
  */
-static bool uses_tiles(const puna_context *context, const puna_matmul_product *products, int32_t count, int64_t K,
-                       bool neighbours) {
-    bool any = false;
-    for (int32_t p = 0; p < count; p++)
-        any |= is_plain(products[p].w_dtype) && pairs_neighbours(products[p].w_dtype) == neighbours;
-    return any && K >= LEAST_TILED_K && context->isa == PUNA_ISA_AMX;
+static bool uses_tiles(const puna_context *context, int32_t dtype, int64_t K) {
+    return is_plain(dtype) && K >= LEAST_TILED_K && context->isa == PUNA_ISA_AMX;
 }
 
 static int64_t x_tiles_bytes(int64_t rows, int64_t K) {
@@ -402,7 +405,7 @@ static int64_t x_tiles_bytes(int64_t rows, int64_t K) {
     return puna_ceil_div(rows, SIDE) * steps * PIECES * SIDE * side * 4;
 }
 
-static void pack_x_share(void *arguments, int64_t share, int32_t thread) {
+static void pack_x_tiles_share(void *arguments, int64_t share, int32_t thread) {
     (void)thread;
     const call *c = arguments;
     const int64_t r = share * SIDE;
@@ -412,7 +415,7 @@ static void pack_x_share(void *arguments, int64_t share, int32_t thread) {
                    puna_min(SIDE, c->rows - r), (int)puna_min(SIDE, c->rows), c->K);
 }
 
-static void tile_share(const call *c, product_share s, tile_space *space) {
+static void tile_share(const call *c, product_share s, void *space) {
     const puna_matmul_product *product = &c->products[s.p];
     const int32_t dtype = product->w_dtype;
     const int64_t row_bytes = puna_row_bytes(dtype, c->K);
@@ -425,71 +428,74 @@ static void tile_share(const call *c, product_share s, tile_space *space) {
     else FOR_PLAIN_DTYPE(dtype, tiled_rows, TILE_ARGUMENTS)
     _tile_release();
 }
-
-/* As matmul_forward, where tiles multiply some of the products: MOST_TILED_ROWS of x after another. */
-static void run_tiles(puna_context *context, const call *all, int32_t count) {
-    call c = *all;
-    c.thread_bytes = TILE_THREAD_BYTES;
-    float *y[PUNA_MATMUL_MAX_PRODUCTS];
-    c.y = y;
-    for (int neighbours = 0; neighbours < 2; neighbours++)
-        if (uses_tiles(context, c.products, count, c.K, neighbours)) {
-            c.x_tiles[neighbours] = c.workspace;
-            c.workspace += x_tiles_bytes(puna_min(all->rows, MOST_TILED_ROWS), c.K);
-        }
-    for (int64_t r = 0; r < all->rows; r += MOST_TILED_ROWS) {
-        c.rows = puna_min(MOST_TILED_ROWS, all->rows - r);
-        c.x = all->x + r * all->x_stride;
-        for (int32_t p = 0; p < count; p++) y[p] = all->y[p] + r * c.products[p].y_stride;
-        puna_parallel(context, puna_ceil_div(c.rows, SIDE), pack_x_share, &c);
-        c.shares = share_products(context, c.products, count, c.rows, tile_row_cycles(c.rows, c.K), PANEL_ROWS, 2 * SIDE);
-        run_product_shares(context, &c.shares, count, run_share, &c);
-    }
-}
+#else /* no tiles */
+enum { SIDE = 1, PANEL_ROWS = 1, TILE_THREAD_BYTES = 0 };
+static bool uses_tiles(const puna_context *context, int32_t dtype, int64_t K) { return (void)context, (void)dtype, (void)K, false; }
+static bool pairs_neighbours(int32_t dtype) { return (void)dtype, false; }
+static int64_t x_tiles_bytes(int64_t rows, int64_t K) { return (void)rows, (void)K, 0; }
+static double tile_row_cycles(int64_t rows, int64_t K) { return (void)rows, (void)K, 0; }
+static void pack_x_tiles_share(void *arguments, int64_t share, int32_t thread) { (void)arguments, (void)share, (void)thread; }
+static void tile_share(const call *c, product_share s, void *space) { (void)c, (void)s, (void)space; }
 #endif
 
-/* Decoding again for every few rows of x costs less than a panel, up to here. */
-static bool is_direct(int32_t dtype, int64_t rows) { return rows <= (is_plain(dtype) ? PLAIN_DIRECT : BLOCK_DIRECT); }
+/* What a call packs of x, and the bytes that this and each thread's workspace take. */
+typedef struct packing {
+    bool tiles, vectors;
+    int64_t x_tiles_bytes[2], x_packed_bytes, thread_bytes;
+} packing;
+
+static packing packing_of(const puna_context *context, const puna_matmul_product *products, int32_t count, int64_t rows,
+                          int64_t K) {
+    packing p = {0};
+    const int64_t at_once = puna_min(rows, MOST_PACKED_ROWS);
+    for (int32_t i = 0; i < count; i++) {
+        const int32_t dtype = products[i].w_dtype;
+        if (uses_tiles(context, dtype, K)) p.tiles = true, p.x_tiles_bytes[pairs_neighbours(dtype)] = x_tiles_bytes(at_once, K);
+        else if (!is_direct(dtype, rows)) p.vectors = true;
+    }
+    if (p.vectors) p.x_packed_bytes = whole_tiles(at_once) * padded(K) * (int64_t)sizeof(float);
+    if (p.vectors || p.tiles) p.thread_bytes = p.tiles ? TILE_THREAD_BYTES : PANEL_BYTES;
+    return p;
+}
 
 static void run_share(void *arguments, int64_t share, int32_t thread) {
     const call *c = arguments;
-    product_share s = find_share(&c->shares, c->products, c->rows, share);
-    const puna_matmul_product *product = &c->products[s.p];
-#if defined(PUNA_VARIANT_AVX512)
-    if (is_plain(product->w_dtype) && c->x_tiles[pairs_neighbours(product->w_dtype)] != NULL) {
-        tile_share(c, s, (tile_space *)(c->workspace + thread * c->thread_bytes));
-        return;
-    }
-#endif
-    if (is_direct(product->w_dtype, c->rows)) direct_rows_of[product->w_dtype](c, s);
-    else many_rows(c, s, (float *)(c->workspace + thread * c->thread_bytes));
+    const product_share s = find_share(&c->shares, c->products, c->rows, share);
+    const int32_t dtype = c->products[s.p].w_dtype;
+    char *space = c->workspace + thread * c->thread_bytes;
+    if (uses_tiles(c->context, dtype, c->K)) tile_share(c, s, space);
+    else if (is_direct(dtype, c->rows)) direct_rows_of[dtype](c, s);
+    else many_rows(c, s, (float *)space);
 }
 
 int64_t PUNA_KERNEL(matmul_workspace_size)(puna_context *context, const puna_matmul_product *products, int32_t count,
                                            int64_t rows, int64_t K) {
-#if defined(PUNA_VARIANT_AVX512)
-    const int tiled = uses_tiles(context, products, count, K, false) + uses_tiles(context, products, count, K, true);
-    if (tiled > 0)
-        return 63 + tiled * x_tiles_bytes(puna_min(rows, MOST_TILED_ROWS), K) + context->threads * (int64_t)TILE_THREAD_BYTES;
-#endif
-    (void)products, (void)count, (void)K;
-    return rows <= BLOCK_DIRECT ? 0 : context->threads * (int64_t)PANEL_BYTES + 63;
+    const packing p = packing_of(context, products, count, rows, K);
+    if (p.thread_bytes == 0) return 0;
+    return 63 + p.x_tiles_bytes[0] + p.x_tiles_bytes[1] + p.x_packed_bytes + context->threads * p.thread_bytes;
 }
 
 puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul_product *products, int32_t count,
                                         float *const y[], const void *const w[], const float *x, int64_t x_stride,
                                         int64_t rows, int64_t K, void *workspace) {
-    call c = {.products = products, .y = y, .w = w, .x = x, .x_stride = x_stride, .rows = rows, .K = K};
-    c.thread_bytes = PANEL_BYTES;
+    const packing p = packing_of(context, products, count, rows, K);
+    float *y_part[PUNA_MATMUL_MAX_PRODUCTS];
+    call c = {.context = context, .products = products, .y = y_part, .w = w, .x_stride = x_stride, .K = K};
+    c.thread_bytes = p.thread_bytes;
     c.workspace = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
-#if defined(PUNA_VARIANT_AVX512)
-    if (uses_tiles(context, products, count, K, false) || uses_tiles(context, products, count, K, true)) {
-        run_tiles(context, &c, count);
-        return PUNA_STATUS_OK;
+    for (int neighbours = 0; neighbours < 2; neighbours++)
+        if (p.x_tiles_bytes[neighbours] > 0) c.x_tiles[neighbours] = c.workspace, c.workspace += p.x_tiles_bytes[neighbours];
+    if (p.vectors) c.x_packed = (float *)c.workspace, c.workspace += p.x_packed_bytes;
+    for (int64_t r = 0; r < rows; r += MOST_PACKED_ROWS) {
+        c.rows = puna_min(MOST_PACKED_ROWS, rows - r);
+        c.x = x + r * x_stride;
+        for (int32_t i = 0; i < count; i++) y_part[i] = y[i] + r * products[i].y_stride;
+        if (p.tiles) puna_parallel(context, puna_ceil_div(c.rows, SIDE), pack_x_tiles_share, &c);
+        if (p.vectors) puna_parallel(context, puna_ceil_div(c.rows, PACK_ROWS), pack_x_share, &c);
+        const double row = p.tiles ? tile_row_cycles(c.rows, K) : row_cycles(c.rows, K);
+        const int64_t unit = p.tiles ? PANEL_ROWS : p.vectors ? PACKED_UNIT : DIRECT_UNIT, row_unit = p.tiles ? 2 * SIDE : TILE_ROWS;
+        c.shares = share_products(context, products, count, c.rows, row, unit, row_unit);
+        run_product_shares(context, &c.shares, count, run_share, &c);
     }
-#endif
-    c.shares = share_products(context, products, count, rows, row_cycles(rows, K), rows <= PLAIN_DIRECT ? DIRECT_PANEL : SHARE_UNIT,
-                              TILE_ROWS);
-    run_product_shares(context, &c.shares, count, run_share, &c);
     return PUNA_STATUS_OK;
 }

@@ -2,12 +2,12 @@
  * The gradients of a matrix product, both as c (M, N) (= or +=) a (M, P) times b (P, N) with b row-major:
  *   dx (rows, K) = dy (rows, N) times w (N, K), summed over N        dw (N, K) += dy transposed (N, rows) times x, over rows
  *
- * A share is a block of c. It goes through P in stretches of DEPTH: packs its stretch of a, TILE_ROWS rows side by side, and of
+ * A share is a block of c. It goes through P in stretches of at most DEPTH: packs its stretch of a, TILE_ROWS rows side by side, and of
  * b, TILE_COLUMNS columns side by side and decoded, into the thread's workspace, and multiplies them tile by tile.
  *
  * On AMX tiles multiply what is packed (gemm_tiles.h), in an order of their own.
  *
- * ORDER OF SUMMATION. An element of c sums DEPTH products one after another from zero with vec_fma; the stretches' sums are
+ * ORDER OF SUMMATION. An element of c sums a stretch's products one after another from zero with vec_fma; the stretches' sums are
  * added to it one after another. So its bits depend on its row of a and column of b alone, not on shares or neighbours.
  *
  * Two threads of a busy Granite Rapids, GFLOP/s of the best of 40 calls, before shares had up to 288 rows, tiles were packed side by
@@ -15,9 +15,13 @@
  *   rows x N x K         dx AVX-512    dw AVX-512    dx AVX2       dw AVX2
  *   1024 x 1536 x 288    384 -> 390    376 -> 386    226 -> 235    220 -> 237
  *   524 x 32000 x 288    328 -> 332    315 -> 355    177 -> 200    185 -> 198: dy and w or dw come from memory
+ * Two threads of a Zen 5, in turn, 512 x 32000 x 288: dx 315 to 361 with one share of a large b for each thread, as each share reads all
+ * of it; dw 390 to 408 (AVX2 226 to 241) with rows of dy, a page each, fetched while those before are packed. AVX2's tile of 4 x 3 in
+ * place of 6 x 2: 1 to 4 % faster.
  * No gain, AVX-512: b packed once for all shares (dx a tenth slower with two threads: the other core's cache is far), a transposed in
- * registers (as the plain loop, or slower), tiles of 12 x 2 in place of 8 x 3 (as fast). With AMX, GFLOP/s before and after on a busy
- * machine: 1024 x 768 x 288 dx 316 to 400, dw 288 to 354; 1024 x 32000 x 288 325 to 415 and 312 to 403; 1024 x 288 x 288 alike.
+ * registers (as the plain loop, or slower), tiles of 12 x 2 in place of 8 x 3 (as fast), the next stretch of a or b fetched between
+ * the tiles (as fast). With AMX, GFLOP/s before and after on a busy machine: 1024 x 768 x 288 dx 316 to 400, dw 288 to 354;
+ * 1024 x 32000 x 288 325 to 415 and 312 to 403; 1024 x 288 x 288 alike.
  * Packing the next stretch while one is multiplied, tile by tile: dx of 32000 a sixth slower, as w is not read row by row.
  */
 #include "decode.h"
@@ -33,7 +37,9 @@ enum {
     MOST_COLUMNS = 384, /* of a and b take 300 and 400 kB, less than a second-level cache                              */
     LEAST_ROWS = 72,
     SHARES_PER_THREAD = 2,
-    PACK_STEPS = 32,    /* of a's steps that all tiles take together, so that their lines stay in the first-level cache */
+    CACHE_BYTES = 16 << 20, /* a larger b comes from memory each time it is read                                      */
+    PACK_STEPS = 8,     /* of a's steps that all tiles take together, while the next are called for                    */
+    LINE = 16,          /* floats                                                                                      */
     THREAD_BYTES = (MOST_ROWS + MOST_COLUMNS) * DEPTH * 4
 };
 
@@ -54,10 +60,17 @@ typedef struct job {
 static void pack_a(float *to, const float *a, int64_t a_row, int64_t a_step, int64_t rows, int64_t depth) {
     int64_t whole = rows / TILE_ROWS * TILE_ROWS, left = rows - whole;
     if (a_row == 1) {
-        for (int64_t p0 = 0; p0 < depth; p0 += PACK_STEPS)
+        int64_t p = 0;
+        for (; p + PACK_STEPS <= depth; p += PACK_STEPS)
+            for (int64_t m = 0; m < whole; m += TILE_ROWS) {
+                const float *from = a + m + p * a_step; /* each step has a page of its own */
+                for (int i = 0; i < PACK_STEPS && m % LINE == 0; i++) __builtin_prefetch(from + (PACK_STEPS + i) * a_step);
+                for (int i = 0; i < PACK_STEPS; i++)
+                    memcpy(to + m * depth + (p + i) * TILE_ROWS, from + i * a_step, TILE_ROWS * sizeof(float));
+            }
+        for (; p < depth; p++)
             for (int64_t m = 0; m < whole; m += TILE_ROWS)
-                for (int64_t p = p0; p < puna_min(p0 + PACK_STEPS, depth); p++)
-                    memcpy(to + m * depth + p * TILE_ROWS, a + m + p * a_step, TILE_ROWS * sizeof(float));
+                memcpy(to + m * depth + p * TILE_ROWS, a + m + p * a_step, TILE_ROWS * sizeof(float));
     } else {
         for (int64_t m = 0; m < whole; m += TILE_ROWS)
             for (int64_t p = 0; p < depth; p++)
@@ -69,9 +82,8 @@ static void pack_a(float *to, const float *a, int64_t a_row, int64_t a_step, int
 }
 
 /* to (tiles, depth, TILE_COLUMNS); columns that are missing from the last tile are zero. */
-PUNA_INLINE void pack_b(float *to, const char *b, int32_t dtype, int64_t stride, int64_t columns, int64_t depth) {
-    int64_t row_bytes = stride * (dtype == PUNA_DTYPE_F32 ? 4 : 2);
-    for (int64_t p = 0; p < depth; p++, b += row_bytes)
+PUNA_INLINE void pack_b(const int32_t dtype, float *to, const char *b, int64_t stride, int64_t columns, int64_t depth) {
+    for (int64_t p = 0; p < depth; p++, b += stride * element_bytes(dtype))
         for (int64_t n = 0; n < columns; n += TILE_COLUMNS)
             for (int j = 0; j < TILE_COLUMNS; j += VEC_WIDTH) {
                 float *place = to + n * depth + p * TILE_COLUMNS + j;
@@ -81,23 +93,19 @@ PUNA_INLINE void pack_b(float *to, const char *b, int32_t dtype, int64_t stride,
             }
 }
 
+/* The stretches of P are as equal as whole vectors allow. */
+static int64_t stretch_of(int64_t P) { return padded(puna_ceil_div(P, puna_ceil_div(P, DEPTH))); }
+
 static void multiply(const job *j, float *c, int64_t rows, int64_t columns, const float *a, const float *b, int64_t depth,
                      bool add) {
     for (int64_t n = 0; n < columns; n += TILE_COLUMNS, b += TILE_COLUMNS * depth) {
         const float *a_m = a;
         for (int64_t m = 0; m < rows; m += TILE_ROWS, a_m += TILE_ROWS * depth) {
+            vec acc[TILE_ROWS * TILE_VECS];
             float *to = c + m * j->c_stride + n;
-            if (rows - m >= TILE_ROWS && columns - n >= TILE_COLUMNS) {
-                gemm_tile(TILE_VECS, to, j->c_stride, a_m, 1, TILE_ROWS, b, TILE_COLUMNS, depth, add);
-                continue;
-            }
-            float edge[TILE_ROWS * TILE_COLUMNS]; /* a tile over the edge of c */
-            gemm_tile(TILE_VECS, edge, TILE_COLUMNS, a_m, 1, TILE_ROWS, b, TILE_COLUMNS, depth, false);
-            for (int64_t i = 0; i < puna_min(TILE_ROWS, rows - m); i++)
-                for (int64_t k = 0; k < puna_min(TILE_COLUMNS, columns - n); k++) {
-                    float sum = edge[i * TILE_COLUMNS + k];
-                    to[i * j->c_stride + k] = add ? to[i * j->c_stride + k] + sum : sum;
-                }
+            if (rows - m >= TILE_ROWS && columns - n >= TILE_COLUMNS) gemm_fetch(TILE_VECS, to, j->c_stride);
+            gemm_sums(TILE_VECS, acc, a_m, 1, TILE_ROWS, b, TILE_COLUMNS, depth);
+            gemm_store(TILE_VECS, to, j->c_stride, rows - m, columns - n, acc, add);
         }
     }
 }
@@ -138,16 +146,11 @@ static void run_share(void *arguments, int64_t share, int32_t thread) {
     }
 #endif
     float *a = (float *)(j->workspace + thread * (int64_t)THREAD_BYTES), *b = a + MOST_ROWS * DEPTH;
-    int64_t element = j->b_dtype == PUNA_DTYPE_F32 ? 4 : 2;
-    for (int64_t p = 0; p < j->P; p += DEPTH) {
-        int64_t depth = puna_min(DEPTH, j->P - p);
-        const char *from = j->b + (p * j->b_stride + n0) * element;
+    const int64_t stretch = stretch_of(j->P);
+    for (int64_t p = 0; p < j->P; p += stretch) {
+        const int64_t depth = puna_min(stretch, j->P - p);
         pack_a(a, j->a + m0 * j->a_row + p * j->a_step, j->a_row, j->a_step, rows, depth);
-        switch (j->b_dtype) { /* a constant each, so that the loop has no branch */
-        case PUNA_DTYPE_F32: pack_b(b, from, PUNA_DTYPE_F32, j->b_stride, columns, depth); break;
-        case PUNA_DTYPE_F16: pack_b(b, from, PUNA_DTYPE_F16, j->b_stride, columns, depth); break;
-        default: pack_b(b, from, PUNA_DTYPE_BF16, j->b_stride, columns, depth); break;
-        }
+        FOR_PLAIN_DTYPE(j->b_dtype, pack_b, b, j->b + (p * j->b_stride + n0) * element_bytes(j->b_dtype), j->b_stride, columns, depth)
         multiply(j, j->c + m0 * j->c_stride + n0, rows, columns, a, b, depth, j->accumulate || p > 0);
     }
 }
@@ -166,7 +169,8 @@ static void run(puna_context *context, job *j, void *workspace) {
 #endif
     j->share_N = part_of(j->N, most_N, tile_N);
     j->column_shares = puna_ceil_div(j->N, j->share_N);
-    int64_t wanted = (j->tiles ? 1 : SHARES_PER_THREAD) * (int64_t)context->threads; /* packing costs tiles more     */
+    const bool large = j->P * j->b_stride * element_bytes(j->b_dtype) > CACHE_BYTES;
+    const int64_t wanted = (j->tiles || large ? 1 : SHARES_PER_THREAD) * (int64_t)context->threads; /* as each packs all of b */
     while (most > LEAST_ROWS && puna_ceil_div(j->M, most) * j->column_shares < wanted) most /= 2;
     j->share_M = part_of(j->M, most, tile_M);
     puna_parallel(context, puna_ceil_div(j->M, j->share_M) * j->column_shares, run_share, j);

@@ -15,6 +15,7 @@ typedef struct product_shares {
 
 enum {
     SHARES_PER_THREAD = 8,
+    PROMPT_SHARES_PER_THREAD = 16, /* which take long, and come out uneven                                           */
     SHARE_CYCLES = 30000, /* about 10 us: far above what handing out a share costs                                  */
     SMALLEST_ROW_SHARE = 64
 };
@@ -26,7 +27,8 @@ enum {
 static inline product_shares share_products(const puna_context *context, const puna_matmul_product *products, int32_t count,
                                             int64_t rows, double row_cycles, int64_t unit, int64_t row_unit) {
     product_shares s = {.rows = rows, .count = count, .threads = context->threads};
-    int64_t total_N = 0, wanted = (int64_t)SHARES_PER_THREAD * context->threads;
+    const int64_t wanted = (rows > SMALLEST_ROW_SHARE ? PROMPT_SHARES_PER_THREAD : SHARES_PER_THREAD) * (int64_t)context->threads;
+    int64_t total_N = 0;
     for (int32_t p = 0; p < count; p++) total_N += products[p].N;
     int64_t worthwhile = (int64_t)(SHARE_CYCLES / row_cycles) + 1;
     s.N = puna_ceil_div(puna_max(puna_ceil_div(total_N, wanted), worthwhile), unit) * unit;
