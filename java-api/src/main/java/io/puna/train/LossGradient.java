@@ -157,7 +157,8 @@ public final class LossGradient implements AutoCloseable {
     }
 
     private static long logitRows(LlamaConfig config, long rows) {
-        return Math.min(rows, Math.max(LEAST_LOGIT_ROWS, LOGIT_ELEMENTS / config.vocabularySize()));
+        long most = Math.max(LEAST_LOGIT_ROWS, LOGIT_ELEMENTS / config.vocabularySize());
+        return Math.ceilDiv(rows, Math.ceilDiv(rows, most)); // stretches of one length
     }
 
     /**
