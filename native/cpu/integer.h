@@ -45,6 +45,9 @@ PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm512_cvtepi32_ps(a); }
 PUNA_INLINE vec ivec_f16_to_f32(ivec a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }
 PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm512_dpwssd_epi32(acc, w, x); }
 PUNA_INLINE ivec ivec_dot_bytes(ivec acc, ivec w, ivec x) { return _mm512_dpbusd_epi32(acc, w, x); }
+/* Sums of ivec_dot_bytes together, and as integers of lanes, which they are here. */
+PUNA_INLINE ivec ivec_add_dots(ivec a, ivec b) { return ivec_add(a, b); }
+PUNA_INLINE ivec ivec_sum_dots(ivec dots) { return dots; }
 PUNA_INLINE ivec ivec_sub_i8(ivec a, ivec b) { return _mm512_sub_epi8(a, b); }
 PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
     const char *quarter[4] = {rows, rows + 4 * stride, rows + 8 * stride, rows + 12 * stride};
@@ -91,6 +94,8 @@ PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm256_add_epi3
 /* Here as pairs in int16, which no sum may leave: ivec_add_pairs before it would. */
 PUNA_INLINE ivec ivec_dot_bytes(ivec pairs, ivec w, ivec x) { return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, x)); }
 PUNA_INLINE ivec ivec_add_pairs(ivec acc, ivec pairs) { return ivec_dot_i16(acc, pairs, _mm256_set1_epi16(1)); }
+PUNA_INLINE ivec ivec_add_dots(ivec a, ivec b) { return _mm256_add_epi16(a, b); }
+PUNA_INLINE ivec ivec_sum_dots(ivec dots) { return _mm256_madd_epi16(dots, _mm256_set1_epi16(1)); }
 PUNA_INLINE ivec ivec_widen_i8(const void *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
 PUNA_INLINE ivec ivec_widen_u8(const void *p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)); }
 /* The sums of quarters 0 and 1, of a and then of b. */

@@ -23,11 +23,8 @@ typedef struct x_scale {
 
 /* A rounded row of x. */
 typedef struct x_row {
-#if BYTE_DOTS
-    const int8_t *q[2];       /* low and high digits: q = 256 * q[1] + q[0], both signed                            */
-#else
-    const int16_t *q;
-#endif
+    const int8_t *digits[2];  /* low and high: q = 256 * digits[1] + digits[0], both signed                         */
+    const int16_t *words;     /* or q as it is                                                                      */
     const float *minus_d_sum; /* for 32 elements                                                                    */
     const float *d;           /* for a group                                                                        */
     const int32_t *sums;      /* of q, for a group; a vector may be read from the last one on                       */

@@ -1,5 +1,5 @@
 /*
- * One row of x with block weights, but on AVX-512 (integer_columns.h).
+ * One row of x with block weights, where integer_columns.h does not serve: on NEON, the baseline, and AVX2 with int16 or Q8_0.
  *
  * ONE ROW is bound by reading w, which memory delivers fastest in the order it lies in. So the integers of PANEL rows are computed
  * row by row, a group's lanes added up many groups at a time, and wait in the workspace until lanes are rows again. With NEON's dot
@@ -27,19 +27,19 @@ enum {
 };
 
 /* What PANEL rows of w and some groups of x have given. A stride that is no power of two spares the cache. */
-typedef struct row_space {
+typedef struct rows_space {
     int32_t q[PANEL][GROUPS + 16]; /* integer products                                                              */
     factors factors;
     row_part rows[PANEL];
-} row_space;
+} rows_space;
 
 #if BYTE_DOTS
 /* Vectors of bytes of w times as many elements of x, from k on, which has one digit or two. */
 PUNA_INLINE ivec multiply_digits(const int digits, const int vectors, const ivec *w, x_row x, int64_t k) {
     ivec sum = ivec_zero();
-    for (int v = 0; v < vectors && digits == 2; v++) sum = ivec_dot_bytes(sum, w[v], ivec_load(x.q[1] + k + v * 4 * VEC_WIDTH));
+    for (int v = 0; v < vectors && digits == 2; v++) sum = ivec_dot_bytes(sum, w[v], ivec_load(x.digits[1] + k + v * 4 * VEC_WIDTH));
     if (digits == 2) sum = ivec_shl(sum, 8);
-    for (int v = 0; v < vectors; v++) sum = ivec_dot_bytes(sum, w[v], ivec_load(x.q[0] + k + v * 4 * VEC_WIDTH));
+    for (int v = 0; v < vectors; v++) sum = ivec_dot_bytes(sum, w[v], ivec_load(x.digits[0] + k + v * 4 * VEC_WIDTH));
     return sum;
 }
 
@@ -105,14 +105,14 @@ PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const ch
                 w_l = quarter < 2 ? ivec_and(w_l, low) : ivec_shr_u16(w_l, 4);
                 w_h = quarter < 2 ? ivec_shl_i16(w_h, 4 - 2 * quarter) : ivec_shr_u16(w_h, 2 * quarter - 4);
                 p[i + j / 16] = ivec_dot_i16(p[i + j / 16], ivec_or(w_l, ivec_and(w_h, high_bits)),
-                                             ivec_load(x.q + 16 * (g + i) + j));
+                                             ivec_load(x.words + 16 * (g + i) + j));
             }
         return ivec_sums(p);
     }
     if (dtype == PUNA_DTYPE_Q4_K) w += offsetof(puna_q4_k, q) + g % 8 / 2 * 32;
 #pragma GCC unroll 8
     for (int i = 0; i < VEC_WIDTH; i++) {
-        const int16_t *x_i = x.q + 32 * (g + i);
+        const int16_t *x_i = x.words + 32 * (g + i);
         if (i >= n) {
         } else if (dtype == PUNA_DTYPE_Q8_0) {
             for (int j = 0; j < 32; j += WORDS)
@@ -169,7 +169,7 @@ PUNA_INLINE void multiply_row(const int32_t dtype, const int digits, int32_t *to
 }
 
 /* y (PANEL) += what depth elements gave: PANEL rows of w, stride bytes apart, against groups from g on. */
-PUNA_INLINE void add_groups(const int32_t dtype, vec y[VECTORS], row_space *space, const char *rows, int64_t stride, x_row x,
+PUNA_INLINE void add_groups(const int32_t dtype, vec y[VECTORS], rows_space *space, const char *rows, int64_t stride, x_row x,
                             int g, int64_t depth, const char **ahead) {
     factors *f = &space->factors;
     pack_halves(dtype, f, rows, stride, depth);
@@ -193,8 +193,8 @@ PUNA_INLINE void add_groups(const int32_t dtype, vec y[VECTORS], row_space *spac
 }
 
 /* N rows of w against one row of x. */
-PUNA_INLINE void multiply_one(const int32_t dtype, const int digits, float *y, const char *w, int64_t row_bytes, x_row x,
-                              int64_t K, int64_t N, bool accumulate, row_space *space) {
+PUNA_INLINE void multiply_by_rows(const int32_t dtype, const int digits, float *y, const char *w, int64_t row_bytes, x_row x,
+                                  int64_t K, int64_t N, bool accumulate, rows_space *space) {
     const int group = group_of(dtype);
     const int64_t depth_bytes = DEPTH / elements_of(dtype) * bytes_of(dtype);
     const char *ahead = w + AHEAD + PANEL * row_bytes * adding_16ths(dtype) / 16;
@@ -220,11 +220,7 @@ PUNA_INLINE void multiply_one(const int32_t dtype, const int digits, float *y, c
                 }
             }
             x_k.minus_d_sum += GROUPS * group / 32, x_k.d += GROUPS, x_k.sums += GROUPS;
-#if BYTE_DOTS
-            x_k.q[0] += GROUPS * group, x_k.q[1] += GROUPS * group;
-#else
-            x_k.q += GROUPS * group;
-#endif
+            x_k.digits[0] += GROUPS * group, x_k.digits[1] += GROUPS * group, x_k.words += GROUPS * group;
         }
         float some[PANEL];
         for (int v = 0; v < VECTORS; v++) vec_store(some + v * VEC_WIDTH, sums[v]);

@@ -15,8 +15,8 @@
  * where smull makes four products of words, sdot makes sixteen of bytes. It has not been timed. i8mm would halve the products once
  * more, but wants two rows, eight bytes of each, in a vector, in the panel, in x and in the sums alike: another kernel.
  *
- * ONE ROW is multiplied row by row (integer_row.h), on AVX-512 by columns (integer_columns.h), MANY ROWS on AMX by tiles
- * (integer_tiles.h), with the same bits.
+ * ONE ROW is multiplied row by row (integer_row.h), on AVX-512, and on AVX2 with int8, by columns (integer_columns.h), MANY ROWS on
+ * AMX by tiles (integer_tiles.h), with the same bits.
  *
  * MEASURED on a quiet two-core Granite Rapids, N = 5632, K = 2048: Q4_K 267 GOP/s int16, 470 int8 of one thread; AVX2 121, and with
  * int8 167, a quarter more since its loop is unrolled by four and not by eight (24 rows, busy machine: 106 to 134); the code before
@@ -25,10 +25,12 @@
  * and two panels a tile in place of 12 and one: 128 rows, Q8_0 454 to 539 GOP/s, int8 666 to 896, Q4_K 376 to 461, 661 to 829.
  */
 #if defined(PUNA_VARIANT_AVX512)
-#include "integer_columns.h"
 #include "integer_tiles.h"
 #else
 #include "integer_row.h"
+#endif
+#if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
+#include "integer_columns.h"
 #endif
 #include "kernels.h"
 #include "products.h"
@@ -263,6 +265,15 @@ PUNA_INLINE void multiply(const int32_t dtype, const int digits, float *y, int64
  * Shares
  * ------------------------------------------------------------------------------------------------------------------ */
 
+typedef union one_row_space {
+#if !defined(PUNA_VARIANT_AVX512)
+    rows_space rows;
+#endif
+#if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
+    columns_space columns;
+#endif
+} one_row_space;
+
 typedef struct call {
     const puna_matmul_product *products;
     float *const *y;
@@ -284,16 +295,18 @@ static int64_t rounded_bytes(int digits, int64_t rows, int64_t K) {
 }
 
 static int64_t space_bytes(bool one_row) {
-    return puna_ceil_div(one_row ? sizeof(row_space) : sizeof(thread_space), 64) * 64;
+    return puna_ceil_div(one_row ? sizeof(one_row_space) : sizeof(thread_space), 64) * 64;
 }
 
 /* The parts of a single rounded row, one after another. */
-enum { ONE_Q, ONE_MINUS_D_SUM, ONE_D, ONE_SUMS, ONE_D_16, ONE_SUMS_16, ONE_PARTS };
+enum { ONE_DIGITS, ONE_WORDS, ONE_MINUS_D_SUM, ONE_D, ONE_SUMS, ONE_D_16, ONE_SUMS_16, ONE_PARTS };
 
 enum { ONE_MARGIN = 64 /* bytes before, between and after the digits: integer_columns.h reads two more on either side */ };
 
 static int64_t one_part_bytes(int part, int64_t K) {
-    int64_t bytes = part == ONE_Q ? 2 * K + 32 + 3 * ONE_MARGIN : K / (part < ONE_D_16 ? 32 : 16) * 4 + 64;
+    int64_t bytes = part == ONE_DIGITS  ? 2 * K + 32 + 3 * ONE_MARGIN
+                    : part == ONE_WORDS ? 2 * K
+                                        : K / (part < ONE_D_16 ? 32 : 16) * 4 + 64;
     return puna_ceil_div(bytes, 64) * 64;
 }
 
@@ -309,22 +322,14 @@ static void round_one_row(call *c) {
     float *minus_d_sum = (float *)parts[ONE_MINUS_D_SUM], *d = (float *)parts[ONE_D], *d_16 = (float *)parts[ONE_D_16];
     int32_t *sums = (int32_t *)parts[ONE_SUMS], *sums_16 = (int32_t *)parts[ONE_SUMS_16];
     const float top = puna_activations_top(c->activations);
-    x_row row = {.minus_d_sum = minus_d_sum, .d = d, .sums = sums};
-#if BYTE_DOTS
-    int8_t *low = (int8_t *)parts[ONE_Q] + ONE_MARGIN, *high = low + puna_ceil_div(c->K, 64) * 64 + ONE_MARGIN;
-    row.q[0] = low, row.q[1] = high;
-#else
-    row.q = (const int16_t *)parts[ONE_Q];
-#endif
+    int8_t *low = (int8_t *)parts[ONE_DIGITS] + ONE_MARGIN, *high = low + puna_ceil_div(c->K, 64) * 64 + ONE_MARGIN;
+    int16_t *words = (int16_t *)parts[ONE_WORDS];
+    x_row row = {.digits = {low, high}, .words = words, .minus_d_sum = minus_d_sum, .d = d, .sums = sums};
     for (int64_t b = 0; b < c->K / 32; b++) {
         x_scale scale;
-#if BYTE_DOTS
-        int16_t q[32];
+        int16_t *q = words + 32 * b;
         quantize_32(q, &scale, c->x + 32 * b, top);
         for (int i = 0; i < 32; i++) low[32 * b + i] = low_digit(q[i]), high[32 * b + i] = high_digit(q[i]);
-#else
-        quantize_32((int16_t *)parts[ONE_Q] + 32 * b, &scale, c->x + 32 * b, top);
-#endif
         minus_d_sum[b] = scale.minus_d_sum;
         d[b] = d_16[2 * b] = d_16[2 * b + 1] = scale.d;
         sums_16[2 * b] = scale.sums[0], sums_16[2 * b + 1] = scale.sums[1], sums[b] = scale.sums[2];
@@ -428,16 +433,32 @@ static void multiply_one_share(void *arguments, int64_t share, int32_t thread) {
     const puna_matmul_product *product = &c->products[s.p];
     int64_t row_bytes = c->K / elements_of(product->w_dtype) * bytes_of(product->w_dtype);
     const char *w = (const char *)c->w[s.p] + s.n * row_bytes;
-    row_space *space = (row_space *)(c->spaces + thread * space_bytes(true));
-    bool two = BYTE_DOTS && c->activations == PUNA_ACTIVATIONS_INT16;
-#define MULTIPLY_ONE(dtype, i)                                                                                                \
-    if (two) multiply_one(dtype, 2, c->y[s.p] + s.n, w, row_bytes, c->one[i], c->K, s.N, product->accumulate, space);         \
-    else multiply_one(dtype, 1, c->y[s.p] + s.n, w, row_bytes, c->one[i], c->K, s.N, product->accumulate, space)
+    one_row_space *space = (one_row_space *)(c->spaces + thread * space_bytes(true));
+    const bool two = BYTE_DOTS && c->activations == PUNA_ACTIVATIONS_INT16;
+#define ONE_ARGUMENTS c->y[s.p] + s.n, w, row_bytes, c->one[product->w_dtype == PUNA_DTYPE_Q6_K], c->K, s.N, product->accumulate
+#define BY_COLUMNS(dtype)                                                                                                     \
+    if (two) multiply_by_columns(dtype, 2, ONE_ARGUMENTS, &space->columns);                                                   \
+    else multiply_by_columns(dtype, 1, ONE_ARGUMENTS, &space->columns)
+#define BY_ROWS(dtype)                                                                                                        \
+    if (two) multiply_by_rows(dtype, 2, ONE_ARGUMENTS, &space->rows);                                                         \
+    else multiply_by_rows(dtype, 1, ONE_ARGUMENTS, &space->rows)
+#if defined(PUNA_VARIANT_AVX512)
+#define Q8_0_ROWS BY_COLUMNS
+#define MULTIPLY_ONE BY_COLUMNS
+#elif defined(PUNA_VARIANT_AVX2)
+#define Q8_0_ROWS BY_ROWS /* as its products of bytes would saturate                                                    */
+#define MULTIPLY_ONE(dtype)                                                                                                   \
+    if (c->activations == PUNA_ACTIVATIONS_INT8) multiply_by_columns(dtype, 1, ONE_ARGUMENTS, &space->columns);               \
+    else multiply_by_rows(dtype, 0, ONE_ARGUMENTS, &space->rows)
+#else
+#define Q8_0_ROWS BY_ROWS
+#define MULTIPLY_ONE BY_ROWS
+#endif
     switch (product->w_dtype) {
-    case PUNA_DTYPE_Q8_0: MULTIPLY_ONE(PUNA_DTYPE_Q8_0, 0); break;
-    case PUNA_DTYPE_Q4_0: MULTIPLY_ONE(PUNA_DTYPE_Q4_0, 0); break;
-    case PUNA_DTYPE_Q4_K: MULTIPLY_ONE(PUNA_DTYPE_Q4_K, 0); break;
-    default: MULTIPLY_ONE(PUNA_DTYPE_Q6_K, 1); break;
+    case PUNA_DTYPE_Q8_0: Q8_0_ROWS(PUNA_DTYPE_Q8_0); break;
+    case PUNA_DTYPE_Q4_0: MULTIPLY_ONE(PUNA_DTYPE_Q4_0); break;
+    case PUNA_DTYPE_Q4_K: MULTIPLY_ONE(PUNA_DTYPE_Q4_K); break;
+    default: MULTIPLY_ONE(PUNA_DTYPE_Q6_K); break;
     }
 }
 
