@@ -15,7 +15,8 @@ typedef struct product_shares {
 
 enum {
     SHARES_PER_THREAD = 8,
-    PROMPT_SHARES_PER_THREAD = 16, /* which take long, and come out uneven                                           */
+    PROMPT_SHARES_PER_THREAD = 16, /* which take long, and come out uneven                                          */
+    FEWEST_PROMPT_SHARES = 5,      /* for each thread; more would unpack w more often than is worth it              */
     SHARE_CYCLES = 30000, /* about 10 us: far above what handing out a share costs                                  */
     SMALLEST_ROW_SHARE = 64
 };
@@ -32,9 +33,10 @@ static inline product_shares share_products(const puna_context *context, const p
     for (int32_t p = 0; p < count; p++) total_N += products[p].N;
     int64_t worthwhile = (int64_t)(SHARE_CYCLES / row_cycles) + 1;
     s.N = puna_ceil_div(puna_max(puna_ceil_div(total_N, wanted), worthwhile), unit) * unit;
-    if (rows > SMALLEST_ROW_SHARE && puna_ceil_div(total_N, s.N) < wanted / 2) {
-        int64_t parts = puna_min(wanted * s.N / puna_max(total_N, 1), rows / SMALLEST_ROW_SHARE);
-        s.rows = puna_ceil_div(puna_ceil_div(rows, puna_max(parts, 1)), row_unit) * row_unit;
+    const int64_t shares_N = puna_ceil_div(total_N, s.N), fewest = FEWEST_PROMPT_SHARES * (int64_t)context->threads;
+    if (rows > SMALLEST_ROW_SHARE && shares_N < fewest) {
+        int64_t parts = puna_min(puna_ceil_div(fewest, shares_N), rows / SMALLEST_ROW_SHARE);
+        s.rows = puna_ceil_div(puna_ceil_div(rows, parts), row_unit) * row_unit;
     }
     s.row_shares = puna_ceil_div(rows, s.rows);
     s.one = (double)total_N * row_cycles <= SHARE_CYCLES;
