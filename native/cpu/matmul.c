@@ -25,8 +25,11 @@
  *   AVX-512  Q8_0 of 2 rows 1.4 ms. Tiles of 6 x 4 in place of 4 x 3: 24 rows of F32 as before, 48 a twelfth faster, F16 and BF16 a
  *            tenth (a busy Granite Rapids)
  *   sums     added up by vec_hsum8: 16 rows a sixth slower with AVX2, no faster with AVX-512
- *   ahead    a line in 2048 bytes of long rows touched, not each line asked for (a Zen 5): one row alone, over and over, up to 30 %
- *            faster; a whole model (1.1B, F16, mapped from a file) a tenth slower, why has not been found: not kept
+ *   order    6 rows of w side by side, lines called for from the next 6, then as one_row_group says, called for in the order they lie
+ *            in (two threads of a Zen 5 in turn, weights of 2 GB; reads between 40 and 75 GB/s): F32 45 to 54 GB/s with AVX-512, 48 to 59
+ *            with AVX2; F16, K of 2048, 61 to 69, K of 5632 57 to 58, with AVX2 as before. 1.1B from a file, tokens/s: F16 15 to 18,
+ *            F32 8.3 to 9.7. One row alone: F16 of 4096 bytes a tenth slower, with AVX2 half as fast, as each sum waits for the one before.
+ *            Q8_0 one row alone 21 to 39 and 12 to 20, other block types slower. Two rows of x and more: as before, or slower
  *   layout   lanes that are four rows of w by four elements (a Zen 5): one row 6 to 10 % slower; 16 rows of w, one after another in
  *            k: F16 a fifth slower (16 rows whose stride is a power of two may not fit the ways of a first-level cache), four rows
  *            half as fast
@@ -58,7 +61,9 @@ enum { MOST_X = 4, ACCUMULATORS = 12, F32_DIRECT = 64, PANEL = 48 };
 enum {
     STRETCH = 1024,         /* the longest                                                                          */
     LARGEST_BLOCK = 256,    /* elements of a block of any type                                                      */
-    ONE_ROW_GROUP = 6,      /* rows of w read side by side for one row of x                                         */
+    LONG_ROW = 8192,        /* bytes of a row of w that is read alone                                               */
+    ROW_AHEAD = 16384,      /* bytes from where w is read for one row of x to where it is fetched, at least,        */
+    PAGE_AHEAD = 32768,     /* and from there to where pages are looked up                                          */
     HALF_DIRECT = 64,       /* rows of x up to which w is decoded in registers: F16 and BF16, F32_DIRECT of F32,    */
     BLOCK_DIRECT = MOST_X,  /* block types                                                                          */
     DIRECT_UNIT = 12,       /* rows of w that all rows of x meet then before the next: a multiple of every tile's   */
@@ -102,8 +107,9 @@ PUNA_INLINE void multiply_step(int32_t dtype, const int R, const int N, vec acc[
 
 /*
  * y[r, g] (= or +=) x[r] . w[g] over the stretch [start, end) of K, for R rows of x and the first N <= G of G rows of w; the others
- * repeat the last. fetch: the next G rows are fetched ahead. They begin on pages that no hardware prefetcher looks at yet, and
- * finding a page takes longer than a row lasts, so each page is touched far before.
+ * repeat the last. fetch: what follows is fetched ahead, for one row of x in the order it lies in, else from the next G rows at once.
+ * It begins on pages that no hardware prefetcher looks at yet, and finding a page takes longer than a row lasts, so each page is
+ * touched far before.
  */
 PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, int64_t y_stride, const char *w,
                              int64_t row_bytes, const float *x, int64_t x_stride, int64_t start, int64_t end, int64_t N,
@@ -116,7 +122,11 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
         int64_t k = start;
         const int64_t size = dtype == PUNA_DTYPE_F32 ? 4 : 2;
         for (; k + VEC_WIDTH <= end; k += VEC_WIDTH) {
-            if (fetch && k * size % 64 == 0) {
+            if (fetch && R == 1 && k * size % 64 == 0) {
+                const char *ahead = w + G * k * size + puna_max(G * row_bytes, ROW_AHEAD);
+                for (int g = 0; g < G; g++) __builtin_prefetch(ahead + 64 * g, 0, 2);
+                if (G * k * size % 4096 < 64 * G) __builtin_prefetch(ahead + PAGE_AHEAD, 0, 2);
+            } else if (fetch && k * size % 64 == 0) {
                 const char *at = w + k * size;
                 for (int g = 0; g < G; g++) __builtin_prefetch(at + (puna_min(g, N - 1) + G) * row_bytes, 0, 2);
                 if (k * size % 4096 == 0)
@@ -159,6 +169,13 @@ PUNA_INLINE void direct_tile(int32_t dtype, const int R, const int G, float *y, 
             direct_tile(dtype, R, G, y + r * y_stride + n + g, y_stride, w + (n + g) * row_bytes, row_bytes, x + r * x_stride,\
                         x_stride, k, puna_min(k + stretch, K), some_N - g, accumulate || k > 0, r == 0);
 
+/* Rows of w side by side for one row of x: as few as keep up with memory, which is read the faster the fewer they are. */
+PUNA_INLINE int one_row_group(int32_t dtype, int64_t row_bytes) {
+    if (!is_plain(dtype)) return dtype == PUNA_DTYPE_Q8_0 ? 1 : 6;
+    if (VEC_WIDTH == 16) return row_bytes < LONG_ROW ? 2 : 1;
+    return dtype == PUNA_DTYPE_F32 ? 2 : VEC_WIDTH == 8 ? 3 : 6;
+}
+
 /* A dozen rows of w at a time, which stay in the cache for all rows of x. */
 PUNA_INLINE void direct_rows(int32_t dtype, float *y, int64_t y_stride, const char *w, int64_t row_bytes, const float *x,
                              int64_t x_stride, int64_t rows, int64_t K, int64_t N, bool accumulate) {
@@ -177,7 +194,14 @@ PUNA_INLINE void direct_rows(int32_t dtype, float *y, int64_t y_stride, const ch
         case 3: DIRECT_TILES(3, 4) break;
 #endif
         case 2: DIRECT_TILES(2, 6) break;
-        case 1: DIRECT_TILES(1, ONE_ROW_GROUP) break;
+        case 1:
+            switch (one_row_group(dtype, row_bytes)) {
+            case 1: DIRECT_TILES(1, 1) break;
+            case 2: DIRECT_TILES(1, 2) break;
+            case 3: DIRECT_TILES(1, 3) break;
+            default: DIRECT_TILES(1, 6) break;
+            }
+            break;
         default: break;
         }
     }
