@@ -28,7 +28,8 @@ enum {
 static inline product_shares share_products(const puna_context *context, const puna_matmul_product *products, int32_t count,
                                             int64_t rows, double row_cycles, int64_t unit, int64_t row_unit) {
     product_shares s = {.rows = rows, .count = count, .threads = context->threads};
-    const int64_t wanted = (rows > SMALLEST_ROW_SHARE ? PROMPT_SHARES_PER_THREAD : SHARES_PER_THREAD) * (int64_t)context->threads;
+    const bool fine = rows > SMALLEST_ROW_SHARE && context->isa != PUNA_ISA_AMX; /* whose tiles pack more rows of w together */
+    const int64_t wanted = (fine ? PROMPT_SHARES_PER_THREAD : SHARES_PER_THREAD) * (int64_t)context->threads;
     int64_t total_N = 0;
     for (int32_t p = 0; p < count; p++) total_N += products[p].N;
     int64_t worthwhile = (int64_t)(SHARE_CYCLES / row_cycles) + 1;
