@@ -363,6 +363,18 @@ class TrainCommandTest {
     }
 
     @Test
+    void aFileThatCannotBeWrittenIsNamed() throws IOException {
+        Path out = folder.resolve("blocked");
+        Files.createDirectories(out.resolve("config.json.part"));
+
+        Run run = puna(train(out, 1));
+
+        assertThat(run.code()).isEqualTo(ExitCode.UNEXPECTED);
+        assertThat(run.err()).contains("config.json: could not be written, and is as it was before");
+        assertThat(out.resolve("config.json")).doesNotExist();
+    }
+
+    @Test
     void finetunesAnAdapterOrTheWholeModel() throws IOException {
         Path model = folder.resolve("chatty");
         assertThat(puna(train(model, 10)).code()).isZero();
