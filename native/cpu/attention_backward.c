@@ -4,8 +4,8 @@
  *   p = exp(s - lse)     dp = dy . v     ds = p * (dp - dy . y)     dv += p dy     dk += ds scale q     dq += ds scale k
  *
  * A share is one key/value head of one sequence with all its query heads, so that nobody else adds to its dk, dv and dq: there
- * are B * NKV shares. The rows are those of the forward pass, row i being query head i % G of the group at token i / G. For each block of KEYS
- * keys, in order, its tiles of ROWS rows pass in order; all five products of a tile and a block are register tiles.
+ * are B * NKV shares. The rows are those of the forward pass, row i being query head i % G of the group at token i / G. For each block
+ * of KEYS keys, in order, its tiles of ROWS rows pass in order; all five products of a tile and a block are register tiles.
  *
  * ORDER OF SUMMATION. s and dp sum over HD one after another; dv and dk of a key sum the rows of a tile one after another from
  * zero, then the tiles; dq of a row sums the keys of a block one after another from zero, then the blocks. dy . y is summed lane

@@ -1,7 +1,7 @@
 /*
  * The register tile of the products that are bound by arithmetic, a prompt's and those of backward passes: rows of c, vectors wide,
- * from numbers of a and vectors of b. A tile of TILE_ROWS rows and TILE_VECS vectors fills the registers: 12 accumulators, two or three
- * vectors of b and one of a (AVX-512: 24, three and one). TILE_ROWS is at most VEC_WIDTH.
+ * from numbers of a and vectors of b. A tile of TILE_ROWS rows and TILE_VECS vectors fills the registers: 12 accumulators, three vectors
+ * of b and one of a (AVX-512: 24, three and one). VEC_WIDTH is a multiple of TILE_ROWS.
  */
 #ifndef PUNA_GEMM_H
 #define PUNA_GEMM_H
@@ -13,8 +13,6 @@
 
 #if defined(PUNA_VARIANT_AVX512)
 enum { TILE_ROWS = 8, TILE_VECS = 3 };
-#elif VEC_WIDTH == 8
-enum { TILE_ROWS = 4, TILE_VECS = 3 };
 #else
 enum { TILE_ROWS = 4, TILE_VECS = 3 };
 #endif

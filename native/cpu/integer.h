@@ -91,11 +91,10 @@ PUNA_INLINE vec ivec_f16_to_f32(ivec a) {
     return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
 }
 PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)); }
-/* Here as pairs in int16, which no sum may leave: ivec_add_pairs before it would. */
+/* Here as pairs in int16, which no sum may leave: ivec_sum_dots before it would. */
 PUNA_INLINE ivec ivec_dot_bytes(ivec pairs, ivec w, ivec x) { return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, x)); }
-PUNA_INLINE ivec ivec_add_pairs(ivec acc, ivec pairs) { return ivec_dot_i16(acc, pairs, _mm256_set1_epi16(1)); }
 PUNA_INLINE ivec ivec_add_dots(ivec a, ivec b) { return _mm256_add_epi16(a, b); }
-PUNA_INLINE ivec ivec_sum_dots(ivec dots) { return _mm256_madd_epi16(dots, _mm256_set1_epi16(1)); }
+PUNA_INLINE ivec ivec_sum_dots(ivec pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
 PUNA_INLINE ivec ivec_widen_i8(const void *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
 PUNA_INLINE ivec ivec_widen_u8(const void *p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)); }
 /* The sums of quarters 0 and 1, of a and then of b. */

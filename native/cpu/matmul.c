@@ -6,9 +6,9 @@
  * product), and the lanes are added by vec_hsum; the sums of the stretches are added to y one after another. So a row's bits depend
  * on its own x and w alone.
  *
- * FEW ROWS (a token of each sequence) are bound by reading w: its rows are taken several at a time, so that many accumulators
- * hide the latency of the multiply-add, and decoded in registers. Rows of F32, F16 or BF16 are so cheap to decode again for
- * every four rows of x that this serves whole batches.
+ * FEW ROWS (a token of each sequence) are bound by reading w, whose rows are decoded in registers: for one row of x as few side by side
+ * as keep up with memory, for more several, so that many accumulators hide the latency of the multiply-add. Rows of F32, F16 or BF16
+ * are so cheap to decode again for every few rows of x that this serves whole batches.
  *
  * ON AMX plain types are multiplied by tiles (plain_tiles.h), one row and many alike, in an order of their own, unless K is small.
  *
@@ -19,12 +19,12 @@
  *
  * WHAT WAS TRIED. Few rows, one thread of a Zen 4 at 118 GFLOP/s (AVX2) and 20 GB/s, busy with other work, N = 5632, K = 2048:
  *   1 row    F32 2.2 ms (21 GB/s), F16 1.2 ms (19), Q8_0 1.4 ms (8.8), Q4_0 and Q4_K 1.45 ms (4.5), Q6_K 1.9 ms (5)
- *            8 rows of w at a time, added up by vec_hsum8: as 6 for K of 64, 288 and 2048. Q4_0 unpacked by a loop over 16 bytes:
+ *            8 rows of w at a time, added up together: as 6 for K of 64, 288 and 2048. Q4_0 unpacked by a loop over 16 bytes:
  *            7.4 ms, GCC unrolls it into scalars
  *   2 rows   through panels F16 3.1 ms, in registers 1.5 ms; Q8_0 3.4 and 1.8 ms
  *   AVX-512  Q8_0 of 2 rows 1.4 ms. Tiles of 6 x 4 in place of 4 x 3: 24 rows of F32 as before, 48 a twelfth faster, F16 and BF16 a
  *            tenth (a busy Granite Rapids)
- *   sums     added up by vec_hsum8: 16 rows a sixth slower with AVX2, no faster with AVX-512
+ *   sums     added up eight at a time: 16 rows a sixth slower with AVX2, no faster with AVX-512
  *   order    6 rows of w side by side, lines called for from the next 6, then as one_row_group says, called for in the order they lie
  *            in (two threads of a Zen 5 in turn, weights of 2 GB; reads between 40 and 75 GB/s): F32 45 to 54 GB/s with AVX-512, 48 to 59
  *            with AVX2; F16, K of 2048, 61 to 69, K of 5632 57 to 58, with AVX2 as before. 1.1B from a file, tokens/s: F16 15 to 18,

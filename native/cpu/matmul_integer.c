@@ -150,7 +150,7 @@ PUNA_INLINE void multiply_pairs(const int32_t dtype, const int R, const int step
             for (int v = 0; v < TILE_VECTORS; v++) pairs[r][v] = ivec_zero();
         multiply_group(true, R, at_once, pairs, w + from, x + 4 * from, x_stride);
         for (int r = 0; r < R; r++)
-            for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = ivec_add_pairs(acc[r][v], pairs[r][v]);
+            for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = ivec_add(acc[r][v], ivec_sum_dots(pairs[r][v]));
     }
 }
 #endif

@@ -31,17 +31,6 @@
 
 #if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
 #include <immintrin.h>
-
-/* Eight sums of eight lanes, in vec_hsum's tree, side by side. */
-PUNA_INLINE void vec_hsum8_halves(float sums[8], const __m256 a[8]) {
-    __m256 four[4], two[2];
-    for (int i = 0; i < 4; i++)
-        four[i] = _mm256_add_ps(_mm256_permute2f128_ps(a[i], a[i + 4], 0x20), _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
-    for (int i = 0; i < 2; i++)
-        two[i] = _mm256_add_ps(_mm256_shuffle_ps(four[2 * i], four[2 * i + 1], 0x44),
-                               _mm256_shuffle_ps(four[2 * i], four[2 * i + 1], 0xEE));
-    _mm256_storeu_ps(sums, _mm256_add_ps(_mm256_shuffle_ps(two[0], two[1], 0x88), _mm256_shuffle_ps(two[0], two[1], 0xDD)));
-}
 #endif
 
 #if defined(PUNA_VARIANT_AVX512)
@@ -78,11 +67,6 @@ PUNA_INLINE float vec_hsum(vec a) {
     __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
     c = _mm_add_ps(c, _mm_movehl_ps(c, c));
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
-}
-PUNA_INLINE void vec_hsum8(float sums[8], const vec a[8]) {
-    __m256 b[8];
-    for (int i = 0; i < 8; i++) b[i] = _mm256_add_ps(_mm512_castps512_ps256(a[i]), vec_upper_half(a[i]));
-    vec_hsum8_halves(sums, b);
 }
 PUNA_INLINE float vec_hmax(vec a) {
     __m256 b = _mm256_max_ps(_mm512_castps512_ps256(a), vec_upper_half(a));
@@ -181,7 +165,6 @@ PUNA_INLINE float vec_hsum(vec a) {
     c = _mm_add_ps(c, _mm_movehl_ps(c, c));
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
 }
-PUNA_INLINE void vec_hsum8(float sums[8], const vec a[8]) { vec_hsum8_halves(sums, a); }
 PUNA_INLINE float vec_hmax(vec a) {
     __m128 c = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     c = _mm_max_ps(c, _mm_movehl_ps(c, c));
@@ -458,11 +441,6 @@ PUNA_INLINE vec vec_keep(vec a) {
 
 #if VEC_WIDTH == 4
 PUNA_INLINE float vec_f16_to_f32(uint16_t h) { return puna_f16_to_f32(h); }
-
-/* sums[i] = vec_hsum(a[i]) */
-PUNA_INLINE void vec_hsum8(float sums[8], const vec a[8]) {
-    for (int i = 0; i < 8; i++) sums[i] = vec_hsum(a[i]);
-}
 #endif
 
 /*

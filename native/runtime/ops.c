@@ -483,7 +483,7 @@ puna_status puna_matmul_workspace_size(puna_context *context, const puna_matmul_
     TRY(check_context(op, context));
     TRY(check_products(op, products, count, rows, K));
     TRY(check_range(op, "activations", activations, PUNA_ACTIVATIONS_F32, PUNA_ACTIVATIONS_INT16));
-    TRY(check_product(op, "x", K, sizeof(float), &x_bytes));
+    TRY(check_product(op, "x", K, 8 * sizeof(float), &x_bytes)); /* packed, a few rows may take several times what they do */
     TRY(check_product(op, "x", rows, x_bytes, &x_bytes));
     if (bytes == NULL) return puna_fail(INVALID, "%s: bytes is null", op);
     *bytes = matmul_workspace(context, products, count, rows, K, activations);

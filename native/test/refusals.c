@@ -171,6 +171,7 @@ static void products(void) {
     REFUSED("activations is -1", puna_matmul_workspace_size(c, p, 1, ROWS, C, -1, &bytes));
     REFUSED("rows is -1", puna_matmul_workspace_size(c, p, 1, -1, C, 0, &bytes));
     REFUSED("does not fit 64 bits", puna_matmul_workspace_size(c, p, 1, INT64_MAX, C, 0, &bytes));
+    REFUSED("does not fit 64 bits", puna_matmul_workspace_size(c, p, 1, 65, INT64_MAX / 4 / 65 / 256 * 256, 0, &bytes));
     CHECK(bytes == 7, "bytes was written");
 }
 

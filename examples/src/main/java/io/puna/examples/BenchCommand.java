@@ -179,15 +179,12 @@ final class BenchCommand implements Callable<Integer> {
             for (int i = 0; i < repeat; i++) {
                 progress.show("run " + (i + 1) + " of " + repeat);
                 for (Entry entry : entries) {
-                    if (again && entry == own) {
-                        own.contestant.run(); // as llama-bench does first: the caches hold what others have read
-                    }
-                    entry.quiet.add(entry.contestant.run());
+                    entry.quiet.add(turn(entry, again && entry == own));
                 }
                 if (busy > 0) {
                     try (BusyProcesses others = new BusyProcesses(busy)) {
                         for (Entry entry : entries) {
-                            entry.busy.add(entry.contestant.run());
+                            entry.busy.add(turn(entry, again && entry == own));
                         }
                     }
                 }
@@ -195,6 +192,14 @@ final class BenchCommand implements Callable<Integer> {
         } finally {
             progress.clear();
         }
+    }
+
+    /** A run that counts; after one that does not, as llama-bench makes too: the caches hold what the others have read. */
+    private static double[] turn(Entry entry, boolean warmUp) throws IOException, InterruptedException {
+        if (warmUp) {
+            entry.contestant.run();
+        }
+        return entry.contestant.run();
     }
 
     private static void require(String name, int value, int least, int most) {
