@@ -2,8 +2,9 @@
  * The gradients of a matrix product, both as c (M, N) (= or +=) a (M, P) times b (P, N) with b row-major:
  *   dx (rows, K) = dy (rows, N) times w (N, K), summed over N        dw (N, K) += dy transposed (N, rows) times x, over rows
  *
- * A share is a block of c. It goes through P in stretches of at most DEPTH: packs its stretch of a, TILE_ROWS rows side by side, and of
- * b, TILE_COLUMNS columns side by side and decoded, into the thread's workspace, and multiplies them tile by tile.
+ * A share is a block of c. It goes through P in stretches of at most DEPTH: packs its stretch of b, TILE_COLUMNS columns side by side
+ * and decoded, into the thread's workspace, and multiplies tile by tile. dy is read where it lies for dx, but for rows that fill no
+ * tile, which are packed as all of dy transposed is, TILE_ROWS rows side by side.
  *
  * On AMX tiles multiply what is packed (gemm_tiles.h), in an order of their own.
  *
@@ -32,9 +33,9 @@
 #include "kernels.h"
 
 enum {
-    DEPTH = 256,
+    DEPTH = 192,        /* TILE_COLUMNS of it, 36 kB, fit a first-level cache                                          */
     MOST_ROWS = 288,    /* of a share: a whole number of tiles in every variant; with these the packed stretches       */
-    MOST_COLUMNS = 384, /* of a and b take 300 and 400 kB, less than a second-level cache                              */
+    MOST_COLUMNS = 384, /* of a and b take 220 and 300 kB, less than a second-level cache                              */
     LEAST_ROWS = 72,
     SHARES_PER_THREAD = 2,
     CACHE_BYTES = 16 << 20, /* a larger b comes from memory each time it is read                                      */
@@ -49,34 +50,28 @@ typedef struct job {
     const char *b;
     int64_t c_stride, a_row, a_step, b_stride; /* of b in elements of its dtype                                       */
     int32_t b_dtype;
-    bool accumulate;
+    bool accumulate, transposed; /* a is dy transposed                                                                 */
     int64_t M, N, P;
     int64_t share_M, share_N, column_shares;
     bool tiles; /* of AMX                                                                                               */
     char *workspace;
 } job;
 
-/* to (tiles, depth, TILE_ROWS); rows that are missing from the last tile are zero. One of a_row and a_step is 1. */
+/* to (tiles, depth, TILE_ROWS); rows that are missing from the last tile are zero. More than one tile of them has an a_row of 1. */
 static void pack_a(float *to, const float *a, int64_t a_row, int64_t a_step, int64_t rows, int64_t depth) {
     int64_t whole = rows / TILE_ROWS * TILE_ROWS, left = rows - whole;
-    if (a_row == 1) {
-        int64_t p = 0;
-        for (; p + PACK_STEPS <= depth; p += PACK_STEPS)
-            for (int64_t m = 0; m < whole; m += TILE_ROWS) {
-                const float *from = a + m + p * a_step; /* each step has a page of its own */
-                for (int i = 0; i < PACK_STEPS && m % LINE == 0; i++) __builtin_prefetch(from + (PACK_STEPS + i) * a_step);
-                for (int i = 0; i < PACK_STEPS; i++)
-                    memcpy(to + m * depth + (p + i) * TILE_ROWS, from + i * a_step, TILE_ROWS * sizeof(float));
-            }
-        for (; p < depth; p++)
-            for (int64_t m = 0; m < whole; m += TILE_ROWS)
-                memcpy(to + m * depth + p * TILE_ROWS, a + m + p * a_step, TILE_ROWS * sizeof(float));
-    } else {
+    int64_t p = 0;
+    for (; p + PACK_STEPS <= depth; p += PACK_STEPS)
+        for (int64_t m = 0; m < whole; m += TILE_ROWS) {
+            const float *from = a + m + p * a_step; /* each step has a page of its own */
+            for (int i = 0; i < PACK_STEPS && m % LINE == 0; i++) __builtin_prefetch(from + (PACK_STEPS + i) * a_step);
+            for (int i = 0; i < PACK_STEPS; i++)
+                memcpy(to + m * depth + (p + i) * TILE_ROWS, from + i * a_step, TILE_ROWS * sizeof(float));
+        }
+    for (; p < depth; p++)
         for (int64_t m = 0; m < whole; m += TILE_ROWS)
-            for (int64_t p = 0; p < depth; p++)
-                for (int i = 0; i < TILE_ROWS; i++) to[m * depth + p * TILE_ROWS + i] = a[(m + i) * a_row + p];
-    }
-    for (int64_t p = 0; p < depth && left > 0; p++)
+            memcpy(to + m * depth + p * TILE_ROWS, a + m + p * a_step, TILE_ROWS * sizeof(float));
+    for (p = 0; p < depth && left > 0; p++)
         for (int64_t i = 0; i < TILE_ROWS; i++)
             to[whole * depth + p * TILE_ROWS + i] = i < left ? a[(whole + i) * a_row + p * a_step] : 0;
 }
@@ -96,15 +91,16 @@ PUNA_INLINE void pack_b(const int32_t dtype, float *to, const char *b, int64_t s
 /* The stretches of P are as equal as whole vectors allow. */
 static int64_t stretch_of(int64_t P) { return padded(puna_ceil_div(P, puna_ceil_div(P, DEPTH))); }
 
-static void multiply(const job *j, float *c, int64_t rows, int64_t columns, const float *a, const float *b, int64_t depth,
-                     bool add) {
+/* c (= or +=) a times the packed b. a_tile lies between two tiles of a's rows. */
+PUNA_INLINE void multiply(const job *j, float *c, int64_t rows, int64_t columns, const float *a, int64_t a_row, int64_t a_step,
+                          int64_t a_tile, const float *b, int64_t depth, bool add) {
     for (int64_t n = 0; n < columns; n += TILE_COLUMNS, b += TILE_COLUMNS * depth) {
         const float *a_m = a;
-        for (int64_t m = 0; m < rows; m += TILE_ROWS, a_m += TILE_ROWS * depth) {
+        for (int64_t m = 0; m < rows; m += TILE_ROWS, a_m += a_tile) {
             vec acc[TILE_ROWS * TILE_VECS];
             float *to = c + m * j->c_stride + n;
             if (rows - m >= TILE_ROWS && columns - n >= TILE_COLUMNS) gemm_fetch(TILE_VECS, to, j->c_stride);
-            gemm_sums(TILE_VECS, acc, a_m, 1, TILE_ROWS, b, TILE_COLUMNS, depth);
+            gemm_sums(TILE_VECS, acc, a_m, a_row, a_step, b, TILE_COLUMNS, depth);
             gemm_store(TILE_VECS, to, j->c_stride, rows - m, columns - n, acc, add);
         }
     }
@@ -145,13 +141,18 @@ static void run_share(void *arguments, int64_t share, int32_t thread) {
         return;
     }
 #endif
-    float *a = (float *)(j->workspace + thread * (int64_t)THREAD_BYTES), *b = a + MOST_ROWS * DEPTH;
-    const int64_t stretch = stretch_of(j->P);
+    float *packed = (float *)(j->workspace + thread * (int64_t)THREAD_BYTES), *b = packed + MOST_ROWS * DEPTH;
+    const int64_t stretch = stretch_of(j->P), in_place = j->transposed ? 0 : rows / TILE_ROWS * TILE_ROWS;
     for (int64_t p = 0; p < j->P; p += stretch) {
         const int64_t depth = puna_min(stretch, j->P - p);
-        pack_a(a, j->a + m0 * j->a_row + p * j->a_step, j->a_row, j->a_step, rows, depth);
+        const float *a = j->a + m0 * j->a_row + p * j->a_step;
+        float *c = j->c + m0 * j->c_stride + n0;
+        const bool add = j->accumulate || p > 0;
         FOR_PLAIN_DTYPE(j->b_dtype, pack_b, b, j->b + (p * j->b_stride + n0) * element_bytes(j->b_dtype), j->b_stride, columns, depth)
-        multiply(j, j->c + m0 * j->c_stride + n0, rows, columns, a, b, depth, j->accumulate || p > 0);
+        multiply(j, c, in_place, columns, a, j->a_row, 1, TILE_ROWS * j->a_row, b, depth, add);
+        if (rows == in_place) continue;
+        pack_a(packed, a + in_place * j->a_row, j->a_row, j->a_step, rows - in_place, depth);
+        multiply(j, c + in_place * j->c_stride, rows - in_place, columns, packed, 1, TILE_ROWS, TILE_ROWS * depth, b, depth, add);
     }
 }
 
@@ -195,8 +196,8 @@ puna_status PUNA_KERNEL(matmul_input_backward)(puna_context *context, float *dx,
 puna_status PUNA_KERNEL(matmul_weight_backward)(puna_context *context, float *dw, const float *x, int64_t x_stride,
                                                 const float *dy, int64_t dy_stride, int64_t rows, int64_t N, int64_t K,
                                                 void *workspace) {
-    job j = {.c = dw, .c_stride = K, .a = dy, .a_row = 1, .a_step = dy_stride, .b = (const char *)x, .b_stride = x_stride,
-             .b_dtype = PUNA_DTYPE_F32, .accumulate = true, .M = N, .N = K, .P = rows};
+    job j = {.c = dw, .c_stride = K, .a = dy, .a_row = 1, .a_step = dy_stride, .transposed = true, .b = (const char *)x,
+             .b_stride = x_stride, .b_dtype = PUNA_DTYPE_F32, .accumulate = true, .M = N, .N = K, .P = rows};
     run(context, &j, workspace);
     return PUNA_STATUS_OK;
 }
