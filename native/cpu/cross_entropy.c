@@ -24,13 +24,14 @@ static void rows_share(void *arguments, int64_t share, int32_t thread) {
             continue;
         }
         int64_t target = puna_id_row(j->targets, r, V);
-        float max = maximum(x, V), sum = sum_of_exp(x, max, V);
-        j->losses[r] = (float)(log(sum) + ((double)max - x[target]));
+        float max = maximum(x, V), logit = x[target]; /* dx may be x */
+        float sum = dx == NULL ? sum_of_exp(NULL, x, max, V) : sum_of_exp(dx, x, max, V);
+        j->losses[r] = (float)(log(sum) + ((double)max - logit));
         if (dx == NULL) continue;
-        vec shift = vec_set1(max), factor = vec_set1(j->scale / sum);
+        vec factor = vec_set1(j->scale / sum);
         int64_t v = 0;
-        for (; v + VEC_WIDTH <= V; v += VEC_WIDTH) vec_store(dx + v, vec_mul(vec_exp(vec_sub(vec_load(x + v), shift)), factor));
-        if (v < V) vec_store_partial(dx + v, vec_mul(vec_exp(vec_sub(vec_load_partial(x + v, V - v), shift)), factor), V - v);
+        for (; v + VEC_WIDTH <= V; v += VEC_WIDTH) vec_store(dx + v, vec_mul(vec_load(dx + v), factor));
+        if (v < V) vec_store_partial(dx + v, vec_mul(vec_load_partial(dx + v, V - v), factor), V - v);
         dx[target] -= j->scale;
     }
 }

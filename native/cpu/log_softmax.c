@@ -15,7 +15,7 @@ static void normalise_share(void *arguments, int64_t share, int32_t thread) {
     for (int64_t r = share * j->share_rows; r < end; r++) {
         const float *x = j->x + r * V;
         float *y = j->y + r * V;
-        float max = maximum(x, V), log_sum = (float)log(sum_of_exp(x, max, V));
+        float max = maximum(x, V), log_sum = (float)log(sum_of_exp(NULL, x, max, V));
         vec shift = vec_set1(max), rest = vec_set1(log_sum);
         int64_t v = 0;
         for (; v + VEC_WIDTH <= V; v += VEC_WIDTH) vec_store(y + v, vec_sub(vec_sub(vec_load(x + v), shift), rest));

@@ -200,11 +200,12 @@ PUNA_API puna_status puna_memory_free(puna_context *context, void *memory);
 /*
  * Copies bytes, in the order of the context's calls. Either side, or both, is memory of this context's device; the other is host
  * memory, of any kind. After it returns host memory may be reused, and holds what was asked for. Large copies to the device go
- * through pinned memory, one piece being read while the one before travels. The two may not overlap.
+ * through pinned memory, one piece being read while the one before travels. On a CPU both are host memory, and all its threads copy.
+ * The two may not overlap.
  */
 PUNA_API puna_status puna_memory_copy(puna_context *context, void *to, const void *from, int64_t bytes);
 
-/* Sets bytes of this context's device memory to zero, in the order of the context's calls. */
+/* Sets bytes of this context's device memory, or on a CPU of the host's, to zero, in the order of the context's calls. */
 PUNA_API puna_status puna_memory_clear(puna_context *context, void *memory, int64_t bytes);
 
 /* ---------------------------------------------------------------------------------------------------------------------

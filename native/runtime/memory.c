@@ -150,22 +150,52 @@ puna_status puna_memory_free(puna_context *context, void *memory) {
     return status;
 }
 
+/* On a CPU copies and zeros are shared out: one thread alone does not keep memory busy. */
+enum { SHARE_BYTES = 1 << 17 };
+
+typedef struct span {
+    char *to;
+    const char *from; /* null: zeros */
+    int64_t bytes;
+} span;
+
+static void write_share(void *arguments, int64_t share, int32_t thread) {
+    (void)thread;
+    const span *s = arguments;
+    const int64_t begin = share * SHARE_BYTES;
+    const size_t bytes = (size_t)puna_min(SHARE_BYTES, s->bytes - begin);
+    if (s->from != NULL) memcpy(s->to + begin, s->from + begin, bytes);
+    else memset(s->to + begin, 0, bytes);
+}
+
+static puna_status write_on_cpu(puna_context *context, void *to, const void *from, int64_t bytes) {
+    span s = {to, from, bytes};
+    puna_parallel(context, puna_ceil_div(bytes, SHARE_BYTES), write_share, &s);
+    return PUNA_STATUS_OK;
+}
+
 puna_status puna_memory_copy(puna_context *context, void *to, const void *from, int64_t bytes) {
     const char *op = "puna_memory_copy";
     if (context == NULL) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: context is null", op);
     if (bytes < 0) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: bytes is %" PRId64 ", expected at least 0", op, bytes);
-    puna_status status = check_own_memory(op, context);
+    const bool cpu = context->backend == NULL;
+    puna_status status = cpu ? PUNA_STATUS_OK : check_own_memory(op, context);
     if (status != PUNA_STATUS_OK || bytes == 0) return status;
     if (to == NULL || from == NULL)
         return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: %s is null", op, to == NULL ? "to" : "from");
+    uintptr_t low = (uintptr_t)to < (uintptr_t)from ? (uintptr_t)to : (uintptr_t)from;
+    uintptr_t high = (uintptr_t)to < (uintptr_t)from ? (uintptr_t)from : (uintptr_t)to;
+    if (high - low < (uintptr_t)bytes) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: to overlaps from", op);
+    if (cpu) {
+        status = puna_check_place(context, op, "to", to, bytes);
+        if (status == PUNA_STATUS_OK) status = puna_check_place(context, op, "from", from, bytes);
+        return status != PUNA_STATUS_OK ? status : write_on_cpu(context, to, from, bytes);
+    }
     int to_place = place_of(context, to, bytes), from_place = place_of(context, from, bytes);
     if (to_place == PARTLY || from_place == PARTLY || (to_place == HOST && from_place == HOST))
         return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: %" PRId64 " bytes from 0x%" PRIxPTR " to 0x%" PRIxPTR ", expected one "
                          "side or both inside one piece of this context's memory, and the other on the host", op, bytes,
                          (uintptr_t)from, (uintptr_t)to);
-    uintptr_t low = (uintptr_t)to < (uintptr_t)from ? (uintptr_t)to : (uintptr_t)from;
-    uintptr_t high = (uintptr_t)to < (uintptr_t)from ? (uintptr_t)from : (uintptr_t)to;
-    if (high - low < (uintptr_t)bytes) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: to overlaps from", op);
     return context->backend->copy(context, to, to_place == DEVICE, from, from_place == DEVICE, bytes);
 }
 
@@ -173,9 +203,11 @@ puna_status puna_memory_clear(puna_context *context, void *memory, int64_t bytes
     const char *op = "puna_memory_clear";
     if (context == NULL) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: context is null", op);
     if (bytes < 0) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: bytes is %" PRId64 ", expected at least 0", op, bytes);
-    puna_status status = check_own_memory(op, context);
+    const bool cpu = context->backend == NULL;
+    puna_status status = cpu ? PUNA_STATUS_OK : check_own_memory(op, context);
     if (status != PUNA_STATUS_OK || bytes == 0) return status;
     if (memory == NULL) return puna_fail(PUNA_STATUS_INVALID_ARGUMENT, "%s: memory is null", op);
     status = puna_check_place(context, op, "memory", memory, bytes);
-    return status != PUNA_STATUS_OK ? status : context->backend->clear(context, memory, bytes);
+    if (status != PUNA_STATUS_OK) return status;
+    return cpu ? write_on_cpu(context, memory, NULL, bytes) : context->backend->clear(context, memory, bytes);
 }

@@ -90,12 +90,13 @@ static void places(puna_context *context) {
           strstr(test_last_error(), "9223372036854775807 bytes asked") != NULL, "all there is: %s", test_last_error());
     CHECK(elsewhere == off, "a failure wrote the address");
     CHECK(puna_memory_copy(context, host, back, 4) == INVALID, "host to host");
+    CHECK(puna_memory_copy(cpu, host, on, 4) == INVALID && puna_memory_copy(cpu, on, host, 4) == INVALID &&
+          puna_memory_clear(cpu, on, 4) == INVALID && strstr(test_last_error(), "is not host memory") != NULL, "a CPU on a device's");
     CHECK(puna_memory_copy(context, on, on + 1, 8) == INVALID, "onto itself");
     CHECK(puna_memory_copy(context, on, host, sizeof host + 1) == INVALID, "beyond");
     CHECK(puna_memory_copy(context, on, off, 4) == INVALID, "from another context");
     CHECK(puna_memory_copy(context, on, NULL, 4) == INVALID && puna_memory_copy(context, on, host, -1) == INVALID, "nothing");
     CHECK(puna_memory_copy(context, NULL, NULL, 0) == PUNA_STATUS_OK, "no bytes");
-    CHECK(puna_memory_clear(cpu, host, 4) == PUNA_STATUS_UNSUPPORTED, "clear on a CPU");
     CHECK(puna_memory_clear(context, host, 4) == INVALID && puna_memory_clear(context, off, 4) == INVALID &&
           puna_memory_clear(context, on, sizeof host + 1) == INVALID && puna_memory_clear(context, NULL, 4) == INVALID &&
           puna_memory_clear(context, on, -1) == INVALID && puna_memory_clear(NULL, on, 4) == INVALID, "clear what it may not");

@@ -1,6 +1,7 @@
 /* Identity, status, element types, contexts. */
 #include "test.h"
 
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -142,6 +143,35 @@ static void probe(void) {
 #endif
 }
 
+/* Sizes below, at and beyond what one share of a copy takes. */
+static void memory(void) {
+    puna_context *context = NULL;
+    CHECK(create(PUNA_BACKEND_CPU, 0, 3, PUNA_ISA_AUTO, &context) == PUNA_STATUS_OK, "%s", test_last_error());
+    const int64_t sizes[] = {1, 4095, 1 << 17, (1 << 17) + 1, (5 << 17) - 3};
+    const int64_t most = sizes[TEST_COUNT(sizes) - 1];
+    uint8_t *from = malloc((size_t)most), *to = malloc((size_t)most + 1);
+    for (int64_t i = 0; i < most; i++) from[i] = (uint8_t)(i % 251 + 1);
+    for (int64_t i = 0; i < TEST_COUNT(sizes); i++) {
+        test_case("memory of a CPU, %" PRId64 " bytes", sizes[i]);
+        memset(to, 255, (size_t)most + 1);
+        CHECK(puna_memory_copy(context, to, from, sizes[i]) == PUNA_STATUS_OK && memcmp(to, from, (size_t)sizes[i]) == 0 &&
+              to[sizes[i]] == 255, "what was copied");
+        CHECK(puna_memory_clear(context, to, sizes[i]) == PUNA_STATUS_OK && to[sizes[i]] == 255, "%s", test_last_error());
+        int64_t zeros = 0;
+        while (zeros < sizes[i] && to[zeros] == 0) zeros++;
+        CHECK(zeros == sizes[i], "byte %" PRId64 " is not zero", zeros);
+    }
+    test_case("memory of a CPU, what may not be");
+    CHECK(puna_memory_copy(context, from + 1, from, 2) == PUNA_STATUS_INVALID_ARGUMENT && strstr(test_last_error(), "overlaps") != NULL,
+          "onto itself");
+    CHECK(puna_memory_copy(context, NULL, from, 1) == PUNA_STATUS_INVALID_ARGUMENT && puna_memory_copy(context, to, from, -1) ==
+          PUNA_STATUS_INVALID_ARGUMENT && puna_memory_clear(context, NULL, 1) == PUNA_STATUS_INVALID_ARGUMENT, "nothing");
+    CHECK(puna_memory_copy(context, NULL, NULL, 0) == PUNA_STATUS_OK && puna_memory_clear(context, NULL, 0) == PUNA_STATUS_OK, "no bytes");
+    free(from);
+    free(to);
+    puna_context_destroy(context);
+}
+
 void test_runtime(void) {
     test_case("identity");
     CHECK(puna_abi_version() == PUNA_ABI_VERSION, "version %d", puna_abi_version());
@@ -150,4 +180,5 @@ void test_runtime(void) {
     dtypes();
     probe();
     contexts();
+    memory();
 }

@@ -297,7 +297,7 @@ public final class Device implements AutoCloseable {
         }
         requireWritable(tensor, "tensor");
         MemorySegment device = handle();
-        if (tensor.device() == null) {
+        if (tensor.device() == null && ownMemory) {
             tensor.segment().fill((byte) 0);
         } else {
             check(puna_h.puna_memory_clear(device, tensor.segment(), tensor.byteSize()));
@@ -314,7 +314,8 @@ public final class Device implements AutoCloseable {
     void copySpan(Tensor to, Tensor from) {
         requireWritable(to, "to");
         MemorySegment device = handle();
-        if (to.device() == null && from.device() == null) {
+        boolean host = to.device() == null && from.device() == null;
+        if (host && (ownMemory || from.segment().isMapped())) { // where a mapped file ends early Java throws, native code would crash
             MemorySegment.copy(from.segment(), 0, to.segment(), 0, from.spanBytes());
         } else {
             check(puna_h.puna_memory_copy(device, to.segment(), from.segment(), from.spanBytes()));
