@@ -6,6 +6,7 @@ import java.lang.foreign.Linker;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
+import java.util.Optional;
 import java.util.concurrent.locks.LockSupport;
 import java.util.function.Consumer;
 
@@ -19,6 +20,14 @@ public final class NativeMemory {
             FunctionDescriptor.of(ValueLayout.ADDRESS, ValueLayout.JAVA_LONG, ValueLayout.JAVA_LONG));
     private static final MethodHandle FREE = LINKER.downcallHandle(LINKER.defaultLookup().findOrThrow("free"),
             FunctionDescriptor.ofVoid(ValueLayout.ADDRESS));
+
+    /** Of Linux alone: other systems number their advice otherwise. */
+    private static final Optional<MethodHandle> MADVISE = LINKER.defaultLookup().find("madvise")
+            .filter(address -> System.getProperty("os.name").equals("Linux"))
+            .map(address -> LINKER.downcallHandle(address,
+                    FunctionDescriptor.of(ValueLayout.JAVA_INT, ValueLayout.ADDRESS, ValueLayout.JAVA_LONG, ValueLayout.JAVA_INT)));
+    private static final int MADV_HUGEPAGE = 14;
+    private static final long LARGE_PAGE = 2L << 20;
 
     private static final long CLOSE_POLL_NANOS = 100_000;
 
@@ -64,6 +73,26 @@ public final class NativeMemory {
         }
         MemorySegment owned = block.reinterpret(bytes + alignment, arena, NativeMemory::free);
         return owned.asSlice(-owned.address() & (alignment - 1), bytes);
+    }
+
+    /**
+     * {@return zeroed memory that the arena owns, in pages of 2 MiB where the system has them} For memory of many such pages, all of
+     * which will be used: fewer translations are looked up.
+     *
+     * @param bytes at least 0
+     * @throws IllegalArgumentException if {@code bytes} is negative
+     * @throws OutOfMemoryError         if the system refuses
+     */
+    public static MemorySegment allocateInLargePages(long bytes, Arena arena) {
+        MemorySegment memory = allocateZeroed(bytes, LARGE_PAGE, arena);
+        if (MADVISE.isPresent()) {
+            try {
+                int ignored = (int) MADVISE.get().invokeExact(memory, bytes, MADV_HUGEPAGE); // a system without them refuses
+            } catch (Throwable e) {
+                throw new AssertionError("madvise takes a pointer, a size and an integer and throws nothing", e);
+            }
+        }
+        return memory;
     }
 
     /**

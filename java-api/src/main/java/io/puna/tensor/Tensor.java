@@ -22,6 +22,8 @@ public final class Tensor {
     private static final ValueLayout.OfFloat F32_LE = ValueLayout.JAVA_FLOAT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
     private static final ValueLayout.OfInt I32_LE = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
 
+    private static final long LARGE_BYTES = Long.getLong("puna.x", 4L << 20);
+
     private final MemorySegment segment;
     private final DType dtype;
     private final Shape shape;
@@ -75,7 +77,8 @@ public final class Tensor {
      * @throws IllegalArgumentException if the innermost dimension is not a whole number of blocks
      */
     public static Tensor allocate(Arena arena, DType dtype, Shape shape) {
-        return of(arena.allocate(bytes(dtype, shape), 64), dtype, shape);
+        long bytes = bytes(dtype, shape);
+        return of(bytes < LARGE_BYTES ? arena.allocate(bytes, 64) : NativeMemory.allocateInLargePages(bytes, arena), dtype, shape);
     }
 
     /**
