@@ -22,7 +22,7 @@ public final class Tensor {
     private static final ValueLayout.OfFloat F32_LE = ValueLayout.JAVA_FLOAT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
     private static final ValueLayout.OfInt I32_LE = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
 
-    private static final long LARGE_BYTES = Long.getLong("puna.x", 4L << 20);
+    private static final long LARGE_BYTES = 4L << 20;
 
     private final MemorySegment segment;
     private final DType dtype;

@@ -50,6 +50,18 @@ class TensorTest {
     }
 
     @Test
+    void largeMemoryIsZeroedAlignedAndTheArenas() {
+        Tensor tensor;
+        try (Arena shorter = Arena.ofConfined()) {
+            tensor = Tensor.allocate(shorter, DType.F32, Shape.of(1_300_001));
+            assertThat(tensor.segment().address() % 64).isZero();
+            assertThat(tensor.toFloatArray()).containsOnly(0);
+        }
+        assertThatThrownBy(tensor::toFloatArray).isInstanceOf(IllegalStateException.class);
+        assertThatThrownBy(() -> Tensor.allocate(arena, DType.F32, Shape.of(1L << 60))).isInstanceOf(OutOfMemoryError.class);
+    }
+
+    @Test
     void rowsAndColumnsAreViews() {
         Tensor tensor = counting();
         Tensor columns = tensor.columns(1, 2);
