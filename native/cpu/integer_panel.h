@@ -134,7 +134,7 @@ PUNA_INLINE void put_nibbles(bool bytes, panel_row *q, int k, int distance, ivec
 /* Fetches the part-th of parts of the bytes from next on. */
 PUNA_INLINE void fetch(const char *next, int64_t bytes, int part, int parts) {
     bytes /= parts;
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(next + part * bytes + i, 0, 2);
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(next + part * bytes + i, 0, 3);
 }
 
 /*
