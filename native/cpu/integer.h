@@ -49,6 +49,12 @@ PUNA_INLINE ivec ivec_dot_bytes(ivec acc, ivec w, ivec x) { return _mm512_dpbusd
 PUNA_INLINE ivec ivec_add_dots(ivec a, ivec b) { return ivec_add(a, b); }
 PUNA_INLINE ivec ivec_sum_dots(ivec dots) { return dots; }
 PUNA_INLINE ivec ivec_sub_i8(ivec a, ivec b) { return _mm512_sub_epi8(a, b); }
+PUNA_INLINE ivec ivec_bits(vec a) { return _mm512_castps_si512(a); }
+/* Of every four lanes the first, third, second, fourth. */
+PUNA_INLINE ivec ivec_swap_middle(ivec a) { return _mm512_shuffle_epi32(a, 0xD8); }
+/* Lanes that are int16, and the lowest bytes of lanes. */
+PUNA_INLINE void ivec_store_i16(void *p, ivec a) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(a)); }
+PUNA_INLINE void ivec_store_lowest(void *p, ivec a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
 PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
     const char *quarter[4] = {rows, rows + 4 * stride, rows + 8 * stride, rows + 12 * stride};
     int64_t row[4] = {0, stride, 2 * stride, 3 * stride};
@@ -95,6 +101,14 @@ PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm256_add_epi3
 PUNA_INLINE ivec ivec_dot_bytes(ivec pairs, ivec w, ivec x) { return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, x)); }
 PUNA_INLINE ivec ivec_add_dots(ivec a, ivec b) { return _mm256_add_epi16(a, b); }
 PUNA_INLINE ivec ivec_sum_dots(ivec pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
+PUNA_INLINE ivec ivec_bits(vec a) { return _mm256_castps_si256(a); }
+PUNA_INLINE ivec ivec_swap_middle(ivec a) { return _mm256_shuffle_epi32(a, 0xD8); }
+PUNA_INLINE __m128i ivec_i16(ivec a) { return _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)); }
+PUNA_INLINE void ivec_store_i16(void *p, ivec a) { _mm_storeu_si128((__m128i *)p, ivec_i16(a)); }
+PUNA_INLINE void ivec_store_lowest(void *p, ivec a) {
+    const __m128i bytes = ivec_i16(_mm256_and_si256(a, _mm256_set1_epi32(255)));
+    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(bytes, bytes));
+}
 PUNA_INLINE ivec ivec_widen_i8(const void *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
 PUNA_INLINE ivec ivec_widen_u8(const void *p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)); }
 /* The sums of quarters 0 and 1, of a and then of b. */
@@ -116,6 +130,8 @@ PUNA_INLINE ivec ivec_interleave_high_i64(ivec a, ivec b) { return _mm256_unpack
 /* ------------------------------------------------------------------------------------- SSE2 and NEON, dot products or not
  * The compiler's own vectors; what those cannot say is written per architecture.
  */
+typedef int8_t i8x4 __attribute__((vector_size(4)));
+typedef int16_t i16x4 __attribute__((vector_size(8)));
 typedef int16_t i16x8 __attribute__((vector_size(16)));
 typedef uint16_t u16x8 __attribute__((vector_size(16)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
@@ -141,6 +157,16 @@ PUNA_INLINE ivec ivec_shl_i16(ivec a, int n) { return (ivec)((u16x8)a << n); }
 PUNA_INLINE ivec ivec_shr_i16(ivec a, int n) { return (ivec)((i16x8)a >> n); }
 PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return (ivec)((u16x8)a >> n); }
 PUNA_INLINE ivec ivec_shr_u8(ivec a, int n) { return (ivec)((u8x16)a >> n); }
+PUNA_INLINE ivec ivec_bits(vec a) { return (ivec)a; }
+PUNA_INLINE ivec ivec_swap_middle(ivec a) { return (ivec){a[0], a[2], a[1], a[3]}; }
+PUNA_INLINE void ivec_store_i16(void *p, ivec a) {
+    const i16x4 low = __builtin_convertvector(a, i16x4);
+    memcpy(p, &low, sizeof low);
+}
+PUNA_INLINE void ivec_store_lowest(void *p, ivec a) {
+    const i8x4 low = __builtin_convertvector(a, i8x4);
+    memcpy(p, &low, sizeof low);
+}
 PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
     for (int i = 0; i < 4; i++) to[i] = ivec_load(rows + i * stride);
 }

@@ -30,48 +30,50 @@ typedef struct x_row {
     const int32_t *sums;      /* of q, for a group; a vector may be read from the last one on                       */
 } x_row;
 
-/* Two signed digits of an int16: it is 256 * high + low. */
-PUNA_INLINE int8_t low_digit(int16_t q) { return (int8_t)q; }
-PUNA_INLINE int8_t high_digit(int16_t q) { return (int8_t)((q + 128) >> 8); }
-
 /* ---------------------------------------------------------------------------------------------------------------------
  * Rounding x
  * ------------------------------------------------------------------------------------------------------------------ */
 
-/* puna_quantize of 32 elements, vectors at a time. Integers stand in the low bits of rounded. */
-PUNA_INLINE float quantize(uint32_t rounded[32], const float *x, float top) {
+enum { ROUNDED = 32 / VEC_WIDTH };
+
+/* puna_quantize of 32 elements, which stay in registers: a smaller store than the load that follows is waited for. */
+PUNA_INLINE void quantize_32(ivec q[ROUNDED], x_scale *scale, const float *x, float top) {
     vec largest = vec_zero(), special = vec_zero(); /* special: NaN where an element is NaN or infinite, else 0 */
-    for (int i = 0; i < 32; i += VEC_WIDTH) {
-        vec x_i = vec_load(x + i);
+    for (int i = 0; i < ROUNDED; i++) {
+        vec x_i = vec_load(x + i * VEC_WIDTH);
         largest = vec_max(largest, vec_max(x_i, vec_sub(vec_zero(), x_i)));
         special = vec_fma(x_i, vec_zero(), special);
     }
-    bool finite = vec_hsum(special) == 0;
-    float a = vec_hmax(largest);
+    const bool finite = vec_hsum(special) == 0;
+    const float a = vec_hmax(largest);
     if (!finite || a < PUNA_QUANTIZED_ZERO) {
-        memset(rounded, 0, 32 * sizeof *rounded);
-        return finite ? 0 : NAN;
+        for (int i = 0; i < ROUNDED; i++) q[i] = ivec_zero();
+        *scale = (x_scale){finite ? 0 : NAN, finite ? 0 : NAN, {0}};
+        return;
     }
-    /* Adding 1.5 * 2^23 rounds to an integer, to even where it is a tie. */
-    vec inverse = vec_set1(top / a), magic = vec_set1(12582912.0f);
-    for (int i = 0; i < 32; i += VEC_WIDTH)
-        vec_store((float *)rounded + i, vec_add(vec_mul(vec_load(x + i), inverse), magic));
-    return a / top;
+    /* Adding 1.5 * 2^23 rounds to an integer, to even where it is a tie, which stands in the low bits. */
+    const vec inverse = vec_set1(top / a), magic = vec_set1(12582912.0f);
+    const ivec offset = ivec_bits(magic);
+    vec sums[2] = {vec_zero(), vec_zero()};
+    for (int i = 0; i < ROUNDED; i++) {
+        vec rounded = vec_add(vec_mul(vec_load(x + i * VEC_WIDTH), inverse), magic);
+        q[i] = ivec_sub(ivec_bits(rounded), offset);
+        sums[i / (ROUNDED / 2)] = vec_add(sums[i / (ROUNDED / 2)], vec_sub(rounded, magic));
+    }
+    const int32_t first = (int32_t)vec_hsum(sums[0]), second = (int32_t)vec_hsum(sums[1]); /* exact: below 2^24 */
+    const float d = a / top;
+    *scale = (x_scale){d, -d * (float)(first + second), {first, second, first + second, 0}};
 }
 
-PUNA_INLINE void set_scale(x_scale *scale, float d, const int16_t q[32]) {
-    int32_t sums[2] = {0, 0};
-    for (int i = 0; i < 16; i++) sums[0] += q[i], sums[1] += q[16 + i];
-    *scale = (x_scale){d, -d * (float)(sums[0] + sums[1]), {sums[0], sums[1], sums[0] + sums[1], 0}};
+/* Of q = 256 * high + low, both signed, the low digits and the high ones. */
+PUNA_INLINE void store_low(int8_t to[32], const ivec q[ROUNDED]) {
+    for (int i = 0; i < ROUNDED; i++) ivec_store_lowest(to + i * VEC_WIDTH, q[i]);
 }
-
-PUNA_INLINE void quantize_32(int16_t q[32], x_scale *scale, const float *x, float top) {
-    float rounded[32];
-    uint32_t bits[32];
-    float d = quantize((uint32_t *)(void *)rounded, x, top);
-    memcpy(bits, rounded, sizeof bits);
-    for (int i = 0; i < 32; i++) q[i] = (int16_t)bits[i];
-    set_scale(scale, d, q);
+PUNA_INLINE void store_high(int8_t to[32], const ivec q[ROUNDED]) {
+    for (int i = 0; i < ROUNDED; i++) ivec_store_lowest(to + i * VEC_WIDTH, ivec_shr(ivec_add(q[i], ivec_set1(128)), 8));
+}
+PUNA_INLINE void store_words(int16_t to[32], const ivec q[ROUNDED]) {
+    for (int i = 0; i < ROUNDED; i++) ivec_store_i16(to + i * VEC_WIDTH, q[i]);
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------

@@ -29,14 +29,14 @@ enum { X_TILE_DIGITS = 2 * TILE_ROWS * sizeof(float), DIGITS_BYTES = TILE_ROWS *
 /* Row r of such a piece and of those that follow it. */
 PUNA_INLINE void quantize_digits(const int digits, float top, char *to, int64_t r, const float *x, int64_t K) {
     for (int64_t k = 0; k < K; k += 32, to += x_tile_size(digits)) {
-        int16_t q[32];
+        ivec q[ROUNDED];
         x_scale scale;
         quantize_32(q, &scale, x + k, top);
         memcpy(to + r * 4, &scale.d, 4);
         memcpy(to + (TILE_ROWS + r) * 4, &scale.minus_d_sum, 4);
-        char *low = to + X_TILE_DIGITS + r * 32, *high = low + DIGITS_BYTES;
-        for (int i = 0; i < 32; i++) low[i] = low_digit(q[i]);
-        for (int i = 0; i < 32 && digits == 2; i++) high[i] = high_digit(q[i]);
+        int8_t *low = (int8_t *)to + X_TILE_DIGITS + r * 32;
+        store_low(low, q);
+        if (digits == 2) store_high(low + DIGITS_BYTES, q);
     }
 }
 

@@ -74,20 +74,21 @@ PUNA_INLINE int64_t x_size(int digits) { return digits == 1 ? sizeof(x_bytes) : 
 
 PUNA_INLINE void quantize_row(int digits, float top, void *to, const float *x, int64_t K) {
     for (int64_t k = 0; k < K; k += 32) {
-        int16_t q[32];
+        ivec q[ROUNDED];
         if (digits == 1) {
             x_bytes *b = (x_bytes *)to + k / 32;
             quantize_32(q, &b->scale, x + k, top);
-            for (int i = 0; i < 32; i++) b->q[i] = (int8_t)q[i];
-        } else if (digits == 2) {
-            x_words *b = (x_words *)to + k / 32;
-            quantize_32(q, &b->scale, x + k, top);
-            for (int i = 0; i < 32; i++) b->digits[0][i] = low_digit(q[i]), b->digits[1][i] = high_digit(q[i]);
+            store_low(b->q, q);
+            continue;
+        }
+        x_words *b = (x_words *)to + k / 32;
+        quantize_32(q, &b->scale, x + k, top);
+        if (digits == 2) {
+            store_low(b->digits[0], q);
+            store_high(b->digits[1], q);
         } else {
-            x_words *b = (x_words *)to + k / 32;
-            quantize_32(q, &b->scale, x + k, top);
-            for (int i = 0; i < 32; i += 4)
-                b->q[i] = q[i], b->q[i + 1] = q[i + 2], b->q[i + 2] = q[i + 1], b->q[i + 3] = q[i + 3];
+            for (int i = 0; i < ROUNDED; i++) q[i] = ivec_swap_middle(q[i]);
+            store_words(b->q, q);
         }
     }
 }
@@ -327,9 +328,11 @@ static void round_one_row(call *c) {
     x_row row = {.digits = {low, high}, .words = words, .minus_d_sum = minus_d_sum, .d = d, .sums = sums};
     for (int64_t b = 0; b < c->K / 32; b++) {
         x_scale scale;
-        int16_t *q = words + 32 * b;
+        ivec q[ROUNDED];
         quantize_32(q, &scale, c->x + 32 * b, top);
-        for (int i = 0; i < 32; i++) low[32 * b + i] = low_digit(q[i]), high[32 * b + i] = high_digit(q[i]);
+        store_words(words + 32 * b, q);
+        store_low(low + 32 * b, q);
+        store_high(high + 32 * b, q);
         minus_d_sum[b] = scale.minus_d_sum;
         d[b] = d_16[2 * b] = d_16[2 * b + 1] = scale.d;
         sums_16[2 * b] = scale.sums[0], sums_16[2 * b + 1] = scale.sums[1], sums[b] = scale.sums[2];
