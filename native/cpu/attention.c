@@ -31,6 +31,8 @@
  *      where others leave 12 to 13 GB/s, 91 % and more of them
  *   4  lines of several pages called side by side, GB/s of 27 to 29    F16 18.0 to 20.5 (AVX2 18.1 to 19.5), F32 21.7 to 24.5
  *      (22.1 to 23.8), Q8_0 14.3 to 15.0 (12.1 to 12.2)
+ *   5  keys transposed and multiplied in registers, for up to six rows (two threads of a Zen 5 in turn, after 8192, GB/s of 40 to 64):
+ *      F16 33 to 43 (AVX2 32 to 36), Q8_0 26 to 31, F32 36 to 40 (33 to 45); Q8_0 on AVX2 as before, so packed still
  * Tried without gain: calling a block's lines ahead in one go, every other line, or none; into the first cache; keeping the scores
  * of 48 rows instead of 192 (kept, for the memory).
  * Tried on AMX, in pieces of BF16, in one order for few rows and many: prompts of F32 1.1 to 1.2 times as fast, of F16 1.5 times; a
@@ -321,28 +323,35 @@ PUNA_INLINE void pack_elements(const int32_t dtype, float *k, int64_t stride, co
         if (i < n) vec_store(k + (d + i) * stride, a[i]);
 }
 
-/*
- * The same for a block of VEC_WIDTH consecutive keys of Q8_0: bytes are transposed four at a time, each is moved to the top of its
- * lane, which makes 2^24 times the integer, and the scales of the keys are a vector.
- */
+/* The scales of VEC_WIDTH consecutive keys' blocks, times 2^-24. */
+PUNA_INLINE vec scales_q8_0(const char *block, int64_t pitch) {
+    float scales[VEC_WIDTH];
+    for (int i = 0; i < VEC_WIDTH; i++) scales[i] = vec_f16_to_f32(((const puna_q8_0 *)(block + i * pitch))->d) * 0x1p-24f;
+    return vec_load(scales);
+}
+
+/* The four bytes of each lane: each is moved to the top, which makes 2^24 times the integer. */
+PUNA_INLINE void unpack_bytes(vec k[4], ivec four, vec scale) {
+    const ivec top = ivec_set1((int32_t)0xFF000000);
+    k[0] = vec_mul(ivec_to_f32(ivec_shl(four, 24)), scale);
+    k[1] = vec_mul(ivec_to_f32(ivec_and(ivec_shl(four, 16), top)), scale);
+    k[2] = vec_mul(ivec_to_f32(ivec_and(ivec_shl(four, 8), top)), scale);
+    k[3] = vec_mul(ivec_to_f32(ivec_and(four, top)), scale);
+}
+
+/* The same for a block of VEC_WIDTH consecutive keys of Q8_0, whose bytes are transposed four at a time. */
 PUNA_INLINE void pack_q8_0(float *k, int64_t stride, const char *keys, const char *values, int64_t pitch, int64_t key,
                            int64_t d) {
     int64_t at = d / PUNA_Q8_0_ELEMENTS * (int64_t)sizeof(puna_q8_0);
-    float scales[VEC_WIDTH];
-    for (int i = 0; i < VEC_WIDTH; i++)
-        scales[i] = vec_f16_to_f32(((const puna_q8_0 *)(keys + i * pitch + at))->d) * 0x1p-24f;
+    const vec scale = scales_q8_0(keys + at, pitch);
     call_some(PUNA_DTYPE_Q8_0, values, pitch, key * pitch + at * VEC_WIDTH, VEC_WIDTH * (int64_t)sizeof(puna_q8_0));
-    vec scale = vec_load(scales);
-    ivec top = ivec_set1((int32_t)0xFF000000);
     for (int half = 0; half < PUNA_Q8_0_ELEMENTS; half += 16) {
         ivec columns[4];
         ivec_columns(columns, keys + at + (int64_t)offsetof(puna_q8_0, q) + half, pitch);
         for (int c = 0; c < 4; c++) {
-            float *to = k + (d + half + 4 * c) * stride;
-            vec_store(to, vec_mul(ivec_to_f32(ivec_shl(columns[c], 24)), scale));
-            vec_store(to + stride, vec_mul(ivec_to_f32(ivec_and(ivec_shl(columns[c], 16), top)), scale));
-            vec_store(to + 2 * stride, vec_mul(ivec_to_f32(ivec_and(ivec_shl(columns[c], 8), top)), scale));
-            vec_store(to + 3 * stride, vec_mul(ivec_to_f32(ivec_and(columns[c], top)), scale));
+            vec four[4];
+            unpack_bytes(four, columns[c], scale);
+            for (int i = 0; i < 4; i++) vec_store(k + (d + half + 4 * c + i) * stride, four[i]);
         }
     }
 }
@@ -505,15 +514,111 @@ PUNA_INLINE void attend_packed(const int32_t dtype, tile *t, const head *kv, con
     }
 }
 
+#if VEC_WIDTH > 4
+enum { PAIR = 2 * VEC_WIDTH /* keys */ };
+
+/* Whether keys of a type are scored in registers: with the bytes of Q8_0 in them AVX2 has too few. */
+PUNA_INLINE bool scores_pairs(const int32_t dtype, int64_t HD) {
+    return HD % VEC_WIDTH == 0 && (dtype != PUNA_DTYPE_Q8_0 || VEC_WIDTH == 16);
+}
+
+/* sums += n elements, from d on, of a pair of vectors of keys times those of R rows of q. */
+PUNA_INLINE void add_elements(const int R, vec sums[6][2], const float *q, int64_t width, int64_t d, const vec *a, const vec *b,
+                              const int n) {
+    for (int i = 0; i < n; i++)
+        for (int r = 0; r < R; r++) {
+            vec q_d = vec_set1(q[r * width + d + i]);
+            sums[r][0] = vec_fma(q_d, a[i], sums[r][0]);
+            sums[r][1] = vec_fma(q_d, b[i], sums[r][1]);
+        }
+}
+
 /*
- * The same for few rows: keys are packed a few vectors at a time, which stay in the first cache until they are multiplied, and
- * values are read where they are, once for up to six rows.
+ * s[r, 0, …) = q[r] . k for R rows and PAIR consecutive keys of a block, pitch bytes apart, the first of them key: a few elements at
+ * a time are transposed in registers, and nothing is stored. As many bytes of their values are called meanwhile, but of F32 on AVX-512:
+ * those would be asked for faster than memory answers.
+ */
+PUNA_INLINE void score_pair(const int32_t dtype, const int R, float *s, const float *q, int64_t width, const char *keys,
+                            const char *values, int64_t pitch, int64_t key, int64_t HD) {
+    vec sums[6][2];
+    for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = vec_zero();
+    keys += key * pitch;
+    if (dtype == PUNA_DTYPE_Q8_0) {
+        for (int64_t d = 0; d < HD; d += PUNA_Q8_0_ELEMENTS) {
+            const char *block = keys + d / PUNA_Q8_0_ELEMENTS * (int64_t)sizeof(puna_q8_0);
+            const vec scale[2] = {scales_q8_0(block, pitch), scales_q8_0(block + VEC_WIDTH * pitch, pitch)};
+            call_some(dtype, values, pitch, key * pitch + bytes_of(dtype, d * PAIR), PAIR * (int64_t)sizeof(puna_q8_0));
+            for (int half = 0; half < PUNA_Q8_0_ELEMENTS; half += 16) {
+                ivec columns[2][4];
+                const char *bytes = block + offsetof(puna_q8_0, q) + half;
+                ivec_columns(columns[0], bytes, pitch);
+                ivec_columns(columns[1], bytes + VEC_WIDTH * pitch, pitch);
+#pragma GCC unroll 4
+                for (int c = 0; c < 4; c++) {
+                    vec k[2][4];
+                    for (int v = 0; v < 2; v++) unpack_bytes(k[v], columns[v][c], scale[v]);
+                    add_elements(R, sums, q, width, d + half + 4 * c, k[0], k[1], 4);
+                }
+            }
+        }
+    } else {
+        const int64_t size = dtype == PUNA_DTYPE_F32 ? 4 : 2;
+        for (int64_t d = 0; d < HD; d += VEC_WIDTH / 2) {
+            vec k[2][VEC_WIDTH / 2];
+            for (int v = 0; v < 2; v++) {
+                for (int i = 0; i < VEC_WIDTH / 2; i++) {
+                    const char *a = keys + (v * VEC_WIDTH + i + i / 4 * 4) * pitch + d * size, *b = a + 4 * pitch;
+                    k[v][i] = dtype == PUNA_DTYPE_F32 ? vec_join((const float *)a, (const float *)b)
+                                                      : vec_join_f16((const uint16_t *)a, (const uint16_t *)b);
+                }
+                vec_transpose_halves(k[v]);
+            }
+            if (dtype != PUNA_DTYPE_F32 || VEC_WIDTH < 16)
+                call_some(dtype, values, pitch, key * pitch + bytes_of(dtype, d * PAIR), bytes_of(dtype, VEC_WIDTH / 2 * PAIR));
+            add_elements(R, sums, q, width, d, k[0], k[1], VEC_WIDTH / 2);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < 2; v++) vec_store(s + r * KEYS + v * VEC_WIDTH, sums[r][v]);
+}
+
+/* All keys from first on, before last. */
+PUNA_INLINE void score_pairs(const int32_t dtype, int64_t R, const tile *t, const head *kv, int64_t block, int64_t first, int64_t last,
+                             int64_t HD) {
+    const char *keys = kv->k + block * kv->stride, *values = kv->v + block * kv->stride;
+    for (; first < last; first += PAIR) {
+        float *s = scores_of(t, 0) + first;
+        switch (R) {
+        case 6: score_pair(dtype, 6, s, t->q, padded(HD), keys, values, kv->stride, first, HD); break;
+        case 4: score_pair(dtype, 4, s, t->q, padded(HD), keys, values, kv->stride, first, HD); break;
+        case 2: score_pair(dtype, 2, s, t->q, padded(HD), keys, values, kv->stride, first, HD); break;
+        default: score_pair(dtype, 1, s, t->q, padded(HD), keys, values, kv->stride, first, HD); break;
+        }
+    }
+}
+#else
+PUNA_INLINE bool scores_pairs(const int32_t dtype, int64_t HD) { return (void)dtype, (void)HD, false; }
+PUNA_INLINE void score_pairs(const int32_t dtype, int64_t R, const tile *t, const head *kv, int64_t block, int64_t first, int64_t last,
+                             int64_t HD) {
+    (void)dtype, (void)R, (void)t, (void)kv, (void)block, (void)first, (void)last, (void)HD;
+}
+#endif
+
+/*
+ * The same for few rows: keys are multiplied in registers or, where more rows share them than one register tile has, or only some are
+ * seen, packed a few vectors at a time, which stay in the first cache until then. Values are read where they are, once for up to six
+ * rows.
  */
 PUNA_INLINE void attend_few(const int32_t dtype, tile *t, const head *kv, const sums *to, int64_t rows, int64_t block, int64_t lo,
                             int64_t hi, int64_t HD) {
     int64_t width = padded(HD), columns = (rows < 4 ? 4 : 2) * VEC_WIDTH;
+    const bool in_registers = scores_pairs(dtype, HD) && group_of(rows) == rows && kv->stride == bytes_of(dtype, HD);
     for (int64_t at = lo / columns * columns; at < hi; at += columns) {
         int64_t first = puna_max(at, lo), from = first / VEC_WIDTH * VEC_WIDTH, last = puna_min(at + columns, hi);
+        if (in_registers && last - first == columns) {
+            score_pairs(dtype, rows, t, kv, block, first, last, HD);
+            continue;
+        }
         pack_keys(dtype, t->k, columns, kv, block, at, first, last, HD);
         side keys = packed_side(t->k + from - at, columns);
         for (int64_t i = 0, R; i < rows; i += R) {

@@ -136,6 +136,34 @@ PUNA_INLINE void vec_transpose(vec a[VEC_WIDTH]) {
     }
 }
 
+/* Half a vector from a, and half a one from b. */
+PUNA_INLINE vec vec_join(const float *a, const float *b) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(a)), _mm256_loadu_ps(b), 1);
+}
+PUNA_INLINE vec vec_join_f16(const uint16_t *a, const uint16_t *b) {
+    __m256i low = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)a));
+    return _mm512_cvtph_ps(_mm256_inserti128_si256(low, _mm_loadu_si128((const __m128i *)b), 1));
+}
+/* Half rows become columns: a[i] begins with the half of row i + i / 4 * 4 and ends with that of the fourth row after it. */
+PUNA_INLINE void vec_transpose_halves(vec a[VEC_WIDTH / 2]) {
+    vec b[8];
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+    vec c[8];
+    for (int i = 0; i < 8; i += 4) {
+        c[i] = vec_unpacklo2(b[i], b[i + 2]);
+        c[i + 1] = vec_unpackhi2(b[i], b[i + 2]);
+        c[i + 2] = vec_unpacklo2(b[i + 1], b[i + 3]);
+        c[i + 3] = vec_unpackhi2(b[i + 1], b[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        a[i] = _mm512_shuffle_f32x4(c[i], c[i + 4], 0x88);
+        a[i + 4] = _mm512_shuffle_f32x4(c[i], c[i + 4], 0xDD);
+    }
+}
+
 #elif defined(PUNA_VARIANT_AVX2)
 /* ------------------------------------------------------------------------------------------------------------------- AVX2 */
 
@@ -217,6 +245,21 @@ PUNA_INLINE void vec_transpose(vec a[VEC_WIDTH]) {
         a[i + 4] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
         a[i] = b[i];
     }
+}
+
+PUNA_INLINE vec vec_join(const float *a, const float *b) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a)), _mm_loadu_ps(b), 1);
+}
+PUNA_INLINE vec vec_join_f16(const uint16_t *a, const uint16_t *b) {
+    return _mm256_cvtph_ps(_mm_unpacklo_epi64(_mm_loadl_epi64((const __m128i *)a), _mm_loadl_epi64((const __m128i *)b)));
+}
+PUNA_INLINE void vec_transpose_halves(vec a[VEC_WIDTH / 2]) {
+    vec b[4] = {_mm256_unpacklo_ps(a[0], a[1]), _mm256_unpackhi_ps(a[0], a[1]), _mm256_unpacklo_ps(a[2], a[3]),
+                _mm256_unpackhi_ps(a[2], a[3])};
+    a[0] = _mm256_shuffle_ps(b[0], b[2], 0x44);
+    a[1] = _mm256_shuffle_ps(b[0], b[2], 0xEE);
+    a[2] = _mm256_shuffle_ps(b[1], b[3], 0x44);
+    a[3] = _mm256_shuffle_ps(b[1], b[3], 0xEE);
 }
 
 /* 2^n as a product of two factors, for integers n in [-252, 254] held in the low bits of t = 1.5 * 2^23 + n. */

@@ -102,11 +102,13 @@ enum { DTYPE, HEADS_CODE, WIDTH, WINDOW, SEQUENCE, SEQUENCES = 3, LAYERS = 2, LA
 static const int64_t cached_cases[][TEST_DIMENSIONS] = {
 #define X(HD)                                                                                                               \
     {F32, 101, HD, 0, 1, 0, 1, 31, 1, 32}, {F16, 801, HD, 0, 5, 0, 1, 63, 0, 9}, {F32, 602, HD, 12, 1, 40, 33, 7, 2, 0},    \
-    {F16, 404, HD, 5, 20, 20, 1, 3, 64, 0}, {F16, 301, HD, 0, 1, 99, 1, 100, 1, 150},
+    {F16, 404, HD, 5, 20, 20, 1, 3, 64, 0}, {F16, 301, HD, 0, 1, 99, 1, 100, 1, 150},                                       \
+    {F32, 202, HD, 0, 1, 63, 1, 130, 2, 94}, {F16, 401, HD, 0, 1, 31, 1, 97, 1, 150}, {F32, 601, HD, 0, 1, 32, 1, 64, 1, 99},
     X(2) X(18) X(64) X(80) X(128) X(256)
 #undef X
 #define X(HD)                                                                                                               \
-    {Q8_0, 101, HD, 0, 1, 0, 1, 31, 1, 32}, {Q8_0, 602, HD, 12, 1, 40, 33, 7, 2, 0}, {Q8_0, 801, HD, 0, 1, 99, 4, 64, 1, 150},
+    {Q8_0, 101, HD, 0, 1, 0, 1, 31, 1, 32}, {Q8_0, 602, HD, 12, 1, 40, 33, 7, 2, 0}, {Q8_0, 801, HD, 0, 1, 99, 4, 64, 1, 150}, \
+    {Q8_0, 202, HD, 0, 1, 63, 1, 130, 2, 94}, {Q8_0, 401, HD, 0, 1, 31, 1, 97, 1, 150},
     X(32) X(96) X(128) X(256)
 #undef X
 };
@@ -309,6 +311,7 @@ void test_attention_cuts(void) {
             }
             check_cuts(context, F32, 4, 1, 128, 0, LONG);
             check_cuts(context, F16, 2, 2, 80, 700, LONG);
+            check_cuts(context, F16, 6, 1, 64, 0, LONG);
             check_cuts(context, Q8_0, 4, 1, 96, 0, LONG);
             puna_context_destroy(context);
         }
