@@ -518,7 +518,7 @@ PUNA_INLINE void attend_packed(const int32_t dtype, tile *t, const head *kv, con
 enum { PAIR = 2 * VEC_WIDTH /* keys */ };
 
 /* Whether keys of a type are scored in registers: with the bytes of Q8_0 in them AVX2 has too few. */
-PUNA_INLINE bool scores_pairs(const int32_t dtype, int64_t HD) {
+PUNA_INLINE bool fits_registers(const int32_t dtype, int64_t HD) {
     return HD % VEC_WIDTH == 0 && (dtype != PUNA_DTYPE_Q8_0 || VEC_WIDTH == 16);
 }
 
@@ -597,7 +597,7 @@ PUNA_INLINE void score_pairs(const int32_t dtype, int64_t R, const tile *t, cons
     }
 }
 #else
-PUNA_INLINE bool scores_pairs(const int32_t dtype, int64_t HD) { return (void)dtype, (void)HD, false; }
+PUNA_INLINE bool fits_registers(const int32_t dtype, int64_t HD) { return (void)dtype, (void)HD, false; }
 PUNA_INLINE void score_pairs(const int32_t dtype, int64_t R, const tile *t, const head *kv, int64_t block, int64_t first, int64_t last,
                              int64_t HD) {
     (void)dtype, (void)R, (void)t, (void)kv, (void)block, (void)first, (void)last, (void)HD;
@@ -612,7 +612,7 @@ PUNA_INLINE void score_pairs(const int32_t dtype, int64_t R, const tile *t, cons
 PUNA_INLINE void attend_few(const int32_t dtype, tile *t, const head *kv, const sums *to, int64_t rows, int64_t block, int64_t lo,
                             int64_t hi, int64_t HD) {
     int64_t width = padded(HD), columns = (rows < 4 ? 4 : 2) * VEC_WIDTH;
-    const bool in_registers = scores_pairs(dtype, HD) && group_of(rows) == rows && kv->stride == bytes_of(dtype, HD);
+    const bool in_registers = fits_registers(dtype, HD) && group_of(rows) == rows && kv->stride == bytes_of(dtype, HD);
     for (int64_t at = lo / columns * columns; at < hi; at += columns) {
         int64_t first = puna_max(at, lo), from = first / VEC_WIDTH * VEC_WIDTH, last = puna_min(at + columns, hi);
         if (in_registers && last - first == columns) {

@@ -22,6 +22,7 @@ public final class Tensor {
     private static final ValueLayout.OfFloat F32_LE = ValueLayout.JAVA_FLOAT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
     private static final ValueLayout.OfInt I32_LE = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
 
+    /** Memory of so many bytes lies in large pages. */
     private static final long LARGE_BYTES = 4L << 20;
 
     private final MemorySegment segment;
