@@ -60,7 +60,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a signature, struct, enum value or contract in this file changes. */
-#define PUNA_ABI_VERSION 7
+#define PUNA_ABI_VERSION 8
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Status, errors, identity
