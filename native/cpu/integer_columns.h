@@ -8,8 +8,8 @@
  * On AVX2 a sum of byte products is two of int16 in a lane, which eight columns of nibbles and two of six bits fill; those of Q8_0 would
  * saturate, and two digits cost more there than words row by row (by columns 0.8 times the speed).
  *
- * READING: a panel is one run of memory. The next one is fetched in that order into the second cache, evenly, while this one is
- * multiplied, and what is wanted next of each row into the first.
+ * READING: a panel is one run of memory. The next one is fetched in that order, evenly, while this one is multiplied, and what is wanted
+ * next of each row again, as long rows leave the first cache before.
  *
  * MEASURED, N = 5632, K = 2048, int16, cold weights, two threads, GB/s of Q8_0, Q4_0, Q4_K, Q6_K, old and new in turn.
  * On a quiet Granite Rapids, row by row (integer_row.h): 25.9, 25.3, 24.5, 26.4 of 29. On a Zen 5, which reads at 67:
@@ -45,7 +45,7 @@ PUNA_INLINE void multiply_column(const int digits, ivec acc[2], ivec w, x_row x,
     if (digits == 2) acc[1] = ivec_dot_bytes(acc[1], w, ivec_spread(x.digits[1] + k));
 }
 
-/* What is fetched meanwhile: the next panel's rows, into the second cache, and what is wanted next of these, into the first. */
+/* What is fetched meanwhile: the next panel's rows, and what is wanted next of these. */
 typedef struct ahead {
     const char *far, *near;
     int64_t stride; /* bytes between rows at near                                                                   */
