@@ -85,7 +85,10 @@ class CudaDeviceTest {
                     .hasMessageContaining("is not host memory");
             assertThatThrownBy(() -> Add.forward(other, there, device.allocate(arena, DType.F32, Shape.of(2)))).isInstanceOf(IllegalArgumentException.class);
             assertThatThrownBy(() -> other.copy(here, there)).isInstanceOf(IllegalArgumentException.class);
-            assertThatThrownBy(() -> cpu.copy(here, there)).isInstanceOf(UnsupportedOperationException.class);
+            assertThatThrownBy(() -> cpu.copy(here, there)).isInstanceOf(IllegalArgumentException.class)
+                    .hasMessageContaining("is not host memory");
+            assertThatThrownBy(() -> cpu.clear(there)).isInstanceOf(IllegalArgumentException.class)
+                    .hasMessageContaining("is not host memory");
             assertThatThrownBy(() -> Add.forward(device, there, there)).isInstanceOf(IllegalArgumentException.class);
         }
     }
