@@ -19,6 +19,8 @@
  * Two threads of a Zen 5, in turn, 512 x 32000 x 288: dx 315 to 361 with one share of a large b for each thread, as each share reads all
  * of it; dw 390 to 408 (AVX2 226 to 241) with rows of dy, a page each, fetched while those before are packed. AVX2's tile of 4 x 3 in
  * place of 6 x 2: 1 to 4 % faster.
+ * dy where it lies, not packed, and a DEPTH of 192, not 256, by turns: 1024 x 768 x 288 dx 439 to 455, 512 x 5632 x 2048 359 to 405 (AVX2
+ * 217 to 224, 219 to 226), dw 0 to 3 % faster. dw from dy where it lies: 1 % faster or, of 32000, 4 % slower, a page for each step.
  * No gain, AVX-512: b packed once for all shares (dx a tenth slower with two threads: the other core's cache is far), a transposed in
  * registers (as the plain loop, or slower), tiles of 12 x 2 in place of 8 x 3 (as fast), the next stretch of a or b fetched between
  * the tiles (as fast). With AMX, GFLOP/s before and after on a busy machine: 1024 x 768 x 288 dx 316 to 400, dw 288 to 354;

@@ -111,19 +111,22 @@ PUNA_INLINE vec vec_mul_pow2(vec p, vec t, vec x, vec limit) {
     return _mm512_castsi512_ps(_mm512_maskz_add_epi32(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), _mm512_castps_si512(p), n));
 }
 
+/* Rows become columns within each quarter. */
+PUNA_INLINE void vec_transpose_quarters(vec a[4]) {
+    vec low[2], high[2];
+    for (int i = 0; i < 2; i++) {
+        low[i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+        high[i] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+    }
+    a[0] = vec_unpacklo2(low[0], low[1]);
+    a[1] = vec_unpackhi2(low[0], low[1]);
+    a[2] = vec_unpacklo2(high[0], high[1]);
+    a[3] = vec_unpackhi2(high[0], high[1]);
+}
 /* Rows become columns. */
 PUNA_INLINE void vec_transpose(vec a[VEC_WIDTH]) {
     vec b[VEC_WIDTH];
-    for (int i = 0; i < 16; i += 2) {
-        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        a[i] = vec_unpacklo2(b[i], b[i + 2]);
-        a[i + 1] = vec_unpackhi2(b[i], b[i + 2]);
-        a[i + 2] = vec_unpacklo2(b[i + 1], b[i + 3]);
-        a[i + 3] = vec_unpackhi2(b[i + 1], b[i + 3]);
-    }
+    for (int i = 0; i < 16; i += 4) vec_transpose_quarters(a + i);
     for (int i = 0; i < 4; i++) {
         b[i] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88);
         b[i + 4] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xDD);
@@ -146,21 +149,12 @@ PUNA_INLINE vec vec_join_f16(const uint16_t *a, const uint16_t *b) {
 }
 /* Half rows become columns: a[i] begins with the half of row i + i / 4 * 4 and ends with that of the fourth row after it. */
 PUNA_INLINE void vec_transpose_halves(vec a[VEC_WIDTH / 2]) {
-    vec b[8];
-    for (int i = 0; i < 8; i += 2) {
-        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-    }
-    vec c[8];
-    for (int i = 0; i < 8; i += 4) {
-        c[i] = vec_unpacklo2(b[i], b[i + 2]);
-        c[i + 1] = vec_unpackhi2(b[i], b[i + 2]);
-        c[i + 2] = vec_unpacklo2(b[i + 1], b[i + 3]);
-        c[i + 3] = vec_unpackhi2(b[i + 1], b[i + 3]);
-    }
+    vec b[4];
+    for (int i = 0; i < 8; i += 4) vec_transpose_quarters(a + i);
     for (int i = 0; i < 4; i++) {
-        a[i] = _mm512_shuffle_f32x4(c[i], c[i + 4], 0x88);
-        a[i + 4] = _mm512_shuffle_f32x4(c[i], c[i + 4], 0xDD);
+        b[i] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88);
+        a[i + 4] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xDD);
+        a[i] = b[i];
     }
 }
 
@@ -227,26 +221,6 @@ PUNA_INLINE vec vec_load_i8(const int8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
-/* Rows become columns. */
-PUNA_INLINE void vec_transpose(vec a[VEC_WIDTH]) {
-    vec b[VEC_WIDTH];
-    for (int i = 0; i < 8; i += 2) {
-        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
-        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xEE);
-        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
-        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xEE);
-    }
-    for (int i = 0; i < 4; i++) {
-        b[i] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
-        a[i + 4] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
-        a[i] = b[i];
-    }
-}
-
 PUNA_INLINE vec vec_join(const float *a, const float *b) {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a)), _mm_loadu_ps(b), 1);
 }
@@ -260,6 +234,17 @@ PUNA_INLINE void vec_transpose_halves(vec a[VEC_WIDTH / 2]) {
     a[1] = _mm256_shuffle_ps(b[0], b[2], 0xEE);
     a[2] = _mm256_shuffle_ps(b[1], b[3], 0x44);
     a[3] = _mm256_shuffle_ps(b[1], b[3], 0xEE);
+}
+
+/* Rows become columns. */
+PUNA_INLINE void vec_transpose(vec a[VEC_WIDTH]) {
+    vec b[4];
+    for (int i = 0; i < 8; i += 4) vec_transpose_halves(a + i);
+    for (int i = 0; i < 4; i++) {
+        b[i] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
+        a[i + 4] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
+        a[i] = b[i];
+    }
 }
 
 /* 2^n as a product of two factors, for integers n in [-252, 254] held in the low bits of t = 1.5 * 2^23 + n. */

@@ -11,8 +11,8 @@ import java.util.concurrent.locks.LockSupport;
 import java.util.function.Consumer;
 
 /**
- * What the generated classes cannot express: a native pointer that an arena owns, and memory whose pages stay untouched until
- * they are used. It lives here so that this module alone needs native access.
+ * What the generated classes cannot express: a native pointer that an arena owns, memory whose pages stay untouched until
+ * they are used, and memory in large pages. It lives here so that this module alone needs native access.
  */
 public final class NativeMemory {
     private static final Linker LINKER = Linker.nativeLinker();

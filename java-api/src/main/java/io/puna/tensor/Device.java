@@ -297,11 +297,16 @@ public final class Device implements AutoCloseable {
         }
         requireWritable(tensor, "tensor");
         MemorySegment device = handle();
-        if (tensor.device() == null && ownMemory) {
+        if (tensor.device() == null && isForJava(tensor)) {
             tensor.segment().fill((byte) 0);
         } else {
             check(puna_h.puna_memory_clear(device, tensor.segment(), tensor.byteSize()));
         }
+    }
+
+    /** Whether Java moves bytes of the host's memory: where a mapped file ends early it throws, and native code would crash. */
+    private boolean isForJava(Tensor tensor) {
+        return ownMemory || tensor.segment().isMapped();
     }
 
     private static void requireWritable(Tensor tensor, String name) {
@@ -314,8 +319,7 @@ public final class Device implements AutoCloseable {
     void copySpan(Tensor to, Tensor from) {
         requireWritable(to, "to");
         MemorySegment device = handle();
-        boolean host = to.device() == null && from.device() == null;
-        if (host && (ownMemory || from.segment().isMapped())) { // where a mapped file ends early Java throws, native code would crash
+        if (to.device() == null && from.device() == null && (isForJava(to) || isForJava(from))) {
             MemorySegment.copy(from.segment(), 0, to.segment(), 0, from.spanBytes());
         } else {
             check(puna_h.puna_memory_copy(device, to.segment(), from.segment(), from.spanBytes()));
