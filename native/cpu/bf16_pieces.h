@@ -9,7 +9,7 @@
 #ifndef PUNA_BF16_PIECES_H
 #define PUNA_BF16_PIECES_H
 
-#include "decode.h"
+#include "lanes.h"
 
 enum {
     SIDE = 16,                    /* rows and columns of a tile                                                     */
@@ -30,17 +30,6 @@ PUNA_INLINE void cut(const int pieces, __m512i to[PIECES], vec a, vec b) {
         if (i + 1 == pieces) break;
         a = _mm512_sub_ps(a, _mm512_castsi512_ps(_mm512_and_si512(a_i, upper)));
         b = _mm512_sub_ps(b, _mm512_castsi512_ps(_mm512_and_si512(b_i, upper)));
-    }
-}
-
-/* Elements [k, k + 32) of a row of K, zeros behind its end. */
-PUNA_INLINE void load_step(const int32_t dtype, vec *a, vec *b, const void *row, int64_t k, int64_t K) {
-    if (k + STEP <= K) {
-        *a = plain_vec(dtype, row, k);
-        *b = plain_vec(dtype, row, k + VEC_WIDTH);
-    } else {
-        *a = plain_vec_partial(dtype, row, k, puna_max(puna_min(K - k, VEC_WIDTH), 0));
-        *b = K - k > VEC_WIDTH ? plain_vec_partial(dtype, row, k + VEC_WIDTH, K - k - VEC_WIDTH) : vec_zero();
     }
 }
 

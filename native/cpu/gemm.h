@@ -7,7 +7,7 @@
 #define PUNA_GEMM_H
 
 #include "internal.h"
-#include "simd.h"
+#include "lanes.h"
 
 #include <stdbool.h>
 
@@ -23,9 +23,9 @@ PUNA_INLINE int64_t padded(int64_t n) { return puna_ceil_div(n, VEC_WIDTH) * VEC
 
 /*
  * acc[m, j] = sum over p < depth of a[m * a_row + p * a_step] * b[p * b_step + j], for m < TILE_ROWS and vectors j < V: one after
- * another in p, from zero, with vec_fma.
+ * another in p, from zero, with multiply_add, lanes holding each elements.
  */
-PUNA_INLINE void gemm_sums(const int V, vec acc[TILE_ROWS * TILE_VECS], const float *a, int64_t a_row, int64_t a_step,
+PUNA_INLINE void gemm_sums(const int each, const int V, vec acc[TILE_ROWS * TILE_VECS], const float *a, int64_t a_row, int64_t a_step,
                            const float *b, int64_t b_step, int64_t depth) {
     for (int m = 0; m < TILE_ROWS; m++)
         for (int j = 0; j < V; j++) acc[m * V + j] = vec_zero();
@@ -34,7 +34,7 @@ PUNA_INLINE void gemm_sums(const int V, vec acc[TILE_ROWS * TILE_VECS], const fl
         for (int j = 0; j < V; j++) b_p[j] = vec_keep(vec_load(b + j * VEC_WIDTH));
         for (int m = 0; m < TILE_ROWS; m++) {
             vec a_p = vec_set1(a[m * a_row]);
-            for (int j = 0; j < V; j++) acc[m * V + j] = vec_fma(a_p, b_p[j], acc[m * V + j]);
+            for (int j = 0; j < V; j++) acc[m * V + j] = multiply_add(each, a_p, b_p[j], acc[m * V + j]);
         }
     }
 }
@@ -70,7 +70,7 @@ PUNA_INLINE void gemm_tile(const int V, float *c, int64_t c_stride, const float 
                            const float *b, int64_t b_step, int64_t depth, bool add) {
     vec acc[TILE_ROWS * TILE_VECS];
     gemm_fetch(V, c, c_stride);
-    gemm_sums(V, acc, a, a_row, a_step, b, b_step, depth);
+    gemm_sums(1, V, acc, a, a_row, a_step, b, b_step, depth);
     gemm_store(V, c, c_stride, TILE_ROWS, V * VEC_WIDTH, acc, add);
 }
 

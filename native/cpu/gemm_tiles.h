@@ -41,7 +41,7 @@ static void pack_a_tiles(char *to, const float *a, int64_t a_row, int64_t a_step
                     first = load_columns(PUNA_DTYPE_F32, (const char *)a, a_step * 4, p + i, depth, m, rows);
                     second = load_columns(PUNA_DTYPE_F32, (const char *)a, a_step * 4, p + SIDE + i, depth, m, rows);
                 } else if (m + i < rows) {
-                    load_step(PUNA_DTYPE_F32, &first, &second, a + (m + i) * a_row, p, depth);
+                    load_two(PUNA_DTYPE_F32, &first, &second, a + (m + i) * a_row, p, depth);
                 }
                 __m512i pairs[PIECES];
                 round_pairs(pairs, first, second);

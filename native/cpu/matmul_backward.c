@@ -27,15 +27,15 @@
  * 1024 x 32000 x 288 325 to 415 and 312 to 403; 1024 x 288 x 288 alike.
  * Packing the next stretch while one is multiplied, tile by tile: dx of 32000 a sixth slower, as w is not read row by row.
  */
-#include "decode.h"
 #include "gemm.h"
 #if defined(PUNA_VARIANT_AVX512)
 #include "gemm_tiles.h"
 #endif
 #include "kernels.h"
+#include "lanes.h"
 
 enum {
-    DEPTH = 192,        /* TILE_COLUMNS of it, 36 kB, fit a first-level cache                                          */
+    DEPTH = 192,        /* in lanes: TILE_COLUMNS of it, 36 kB, fit a first-level cache                               */
     MOST_ROWS = 288,    /* of a share: a whole number of tiles in every variant; with these the packed stretches       */
     MOST_COLUMNS = 384, /* of a and b take 220 and 300 kB, less than a second-level cache                              */
     LEAST_ROWS = 72,
@@ -55,9 +55,18 @@ typedef struct job {
     bool accumulate, transposed; /* a is dy transposed                                                                 */
     int64_t M, N, P;
     int64_t share_M, share_N, column_shares;
+    bool bf16;  /* both operands are rounded                                                                           */
     bool tiles; /* of AMX                                                                                               */
     char *workspace;
 } job;
+
+/* Elements [n, n + VEC_WIDTH) of row p of b, and in pairs of row p + 1 too, zeros from columns and from row depth on. */
+PUNA_INLINE vec load_lanes(const int32_t dtype, const int each, const char *b, int64_t row_bytes, int64_t p, int64_t n, int64_t depth,
+                             int64_t columns) {
+    vec row = plain_lanes_until(dtype, 1, b + p * row_bytes, n, columns);
+    if (each == 1) return row;
+    return pairs_of_rows(row, p + 1 < depth ? plain_lanes_until(dtype, 1, b + (p + 1) * row_bytes, n, columns) : vec_zero());
+}
 
 /* to (tiles, depth, TILE_ROWS); rows that are missing from the last tile are zero. More than one tile of them has an a_row of 1. */
 static void pack_a(float *to, const float *a, int64_t a_row, int64_t a_step, int64_t rows, int64_t depth) {
@@ -78,31 +87,54 @@ static void pack_a(float *to, const float *a, int64_t a_row, int64_t a_step, int
             to[whole * depth + p * TILE_ROWS + i] = i < left ? a[(whole + i) * a_row + p * a_step] : 0;
 }
 
-/* to (tiles, depth, TILE_COLUMNS); columns that are missing from the last tile are zero. */
-PUNA_INLINE void pack_b(const int32_t dtype, float *to, const char *b, int64_t stride, int64_t columns, int64_t depth) {
-    for (int64_t p = 0; p < depth; p++, b += stride * element_bytes(dtype))
-        for (int64_t n = 0; n < columns; n += TILE_COLUMNS)
-            for (int j = 0; j < TILE_COLUMNS; j += VEC_WIDTH) {
-                float *place = to + n * depth + p * TILE_COLUMNS + j;
-                int64_t left = columns - n - j;
-                if (left >= VEC_WIDTH) vec_store(place, plain_vec(dtype, b, n + j));
-                else vec_store(place, left > 0 ? plain_vec_partial(dtype, b, n + j, left) : vec_zero());
+/* The same in pairs of steps, a_row being 1. */
+static void pack_a_pairs(float *to, const float *a, int64_t a_step, int64_t rows, int64_t depth) {
+    const int64_t lanes = puna_ceil_div(depth, MOST_EACH);
+    for (int64_t l = 0; l < lanes; l += PACK_STEPS)
+        for (int64_t m = 0; m < rows; m += VEC_WIDTH) {
+            const int64_t end = puna_min(l + PACK_STEPS, lanes);
+            for (int i = 0; i < MOST_EACH * PACK_STEPS; i++) __builtin_prefetch(a + m + ((l + PACK_STEPS) * MOST_EACH + i) * a_step);
+            for (int64_t i = l; i < end; i++) {
+                float pairs[VEC_WIDTH];
+                vec_store(pairs, load_lanes(PUNA_DTYPE_F32, MOST_EACH, (const char *)a, a_step * 4, MOST_EACH * i, m, depth, rows));
+                for (int t = 0; t < VEC_WIDTH && m + t < rows; t += TILE_ROWS)
+                    memcpy(to + (m + t) * lanes + i * TILE_ROWS, pairs + t, TILE_ROWS * sizeof(float));
             }
+        }
+}
+
+/* to (rows, lanes) = a's rows, whose a_step is 1, in pairs; rows up to a whole tile are zero. */
+static void round_a(float *to, const float *a, int64_t a_row, int64_t rows, int64_t depth, int64_t lanes) {
+    for (int64_t m = 0; m < puna_ceil_div(rows, TILE_ROWS) * TILE_ROWS; m++, to += lanes)
+        for (int64_t l = 0; l < lanes; l += VEC_WIDTH)
+            vec_store(to + l, m < rows ? plain_lanes_until(PUNA_DTYPE_F32, MOST_EACH, a + m * a_row, MOST_EACH * l, depth) : vec_zero());
+}
+
+/* to (tiles, lanes of depth, TILE_COLUMNS); columns that are missing from the last tile are zero. */
+PUNA_INLINE void pack_b(const int32_t dtype, const int each, float *to, const char *b, int64_t stride, int64_t columns,
+                        int64_t depth) {
+    const int64_t lanes = puna_ceil_div(depth, each), row_bytes = stride * element_bytes(dtype);
+    for (int64_t l = 0; l < lanes; l++)
+        for (int64_t n = 0; n < columns; n += TILE_COLUMNS)
+            for (int j = 0; j < TILE_COLUMNS; j += VEC_WIDTH)
+                vec_store(to + n * lanes + l * TILE_COLUMNS + j, load_lanes(dtype, each, b, row_bytes, each * l, n + j, depth, columns));
 }
 
 /* The stretches of P are as equal as whole vectors allow. */
-static int64_t stretch_of(int64_t P) { return padded(puna_ceil_div(P, puna_ceil_div(P, DEPTH))); }
+static int64_t stretch_of(int each, int64_t P) {
+    return puna_ceil_div(puna_ceil_div(P, puna_ceil_div(P, each * DEPTH)), each * VEC_WIDTH) * each * VEC_WIDTH;
+}
 
-/* c (= or +=) a times the packed b. a_tile lies between two tiles of a's rows. */
-PUNA_INLINE void multiply(const job *j, float *c, int64_t rows, int64_t columns, const float *a, int64_t a_row, int64_t a_step,
-                          int64_t a_tile, const float *b, int64_t depth, bool add) {
+/* c (= or +=) a times the packed b, depth lanes deep. a_tile lies between two tiles of a's rows. */
+PUNA_INLINE void multiply(const int each, const job *j, float *c, int64_t rows, int64_t columns, const float *a, int64_t a_row,
+                          int64_t a_step, int64_t a_tile, const float *b, int64_t depth, bool add) {
     for (int64_t n = 0; n < columns; n += TILE_COLUMNS, b += TILE_COLUMNS * depth) {
         const float *a_m = a;
         for (int64_t m = 0; m < rows; m += TILE_ROWS, a_m += a_tile) {
             vec acc[TILE_ROWS * TILE_VECS];
             float *to = c + m * j->c_stride + n;
             if (rows - m >= TILE_ROWS && columns - n >= TILE_COLUMNS) gemm_fetch(TILE_VECS, to, j->c_stride);
-            gemm_sums(TILE_VECS, acc, a_m, a_row, a_step, b, TILE_COLUMNS, depth);
+            gemm_sums(each, TILE_VECS, acc, a_m, a_row, a_step, b, TILE_COLUMNS, depth);
             gemm_store(TILE_VECS, to, j->c_stride, rows - m, columns - n, acc, add);
         }
     }
@@ -144,17 +176,31 @@ static void run_share(void *arguments, int64_t share, int32_t thread) {
     }
 #endif
     float *packed = (float *)(j->workspace + thread * (int64_t)THREAD_BYTES), *b = packed + MOST_ROWS * DEPTH;
-    const int64_t stretch = stretch_of(j->P), in_place = j->transposed ? 0 : rows / TILE_ROWS * TILE_ROWS;
+    const int each = j->bf16 ? MOST_EACH : 1;
+    const int64_t stretch = stretch_of(each, j->P), in_place = j->transposed ? 0 : rows / TILE_ROWS * TILE_ROWS;
     for (int64_t p = 0; p < j->P; p += stretch) {
         const int64_t depth = puna_min(stretch, j->P - p);
         const float *a = j->a + m0 * j->a_row + p * j->a_step;
         float *c = j->c + m0 * j->c_stride + n0;
         const bool add = j->accumulate || p > 0;
-        FOR_PLAIN_DTYPE(j->b_dtype, pack_b, b, j->b + (p * j->b_stride + n0) * element_bytes(j->b_dtype), j->b_stride, columns, depth)
-        multiply(j, c, in_place, columns, a, j->a_row, 1, TILE_ROWS * j->a_row, b, depth, add);
+        const char *b_p = j->b + (p * j->b_stride + n0) * element_bytes(j->b_dtype);
+        if (each > 1) {
+            const int64_t lanes = puna_ceil_div(depth, MOST_EACH), stride = padded(lanes);
+            FOR_PLAIN_DTYPE(j->b_dtype, pack_b, MOST_EACH, b, b_p, j->b_stride, columns, depth)
+            if (j->transposed) {
+                pack_a_pairs(packed, a, j->a_step, rows, depth);
+                multiply(MOST_EACH, j, c, rows, columns, packed, 1, TILE_ROWS, TILE_ROWS * lanes, b, lanes, add);
+            } else {
+                round_a(packed, a, j->a_row, rows, depth, stride);
+                multiply(MOST_EACH, j, c, rows, columns, packed, stride, 1, TILE_ROWS * stride, b, lanes, add);
+            }
+            continue;
+        }
+        FOR_PLAIN_DTYPE(j->b_dtype, pack_b, 1, b, b_p, j->b_stride, columns, depth)
+        multiply(1, j, c, in_place, columns, a, j->a_row, 1, TILE_ROWS * j->a_row, b, depth, add);
         if (rows == in_place) continue;
         pack_a(packed, a + in_place * j->a_row, j->a_row, j->a_step, rows - in_place, depth);
-        multiply(j, c + in_place * j->c_stride, rows - in_place, columns, packed, 1, TILE_ROWS, TILE_ROWS * depth, b, depth, add);
+        multiply(1, j, c + in_place * j->c_stride, rows - in_place, columns, packed, 1, TILE_ROWS, TILE_ROWS * depth, b, depth, add);
     }
 }
 
@@ -165,6 +211,7 @@ static int64_t part_of(int64_t whole, int64_t most, int64_t tile) {
 
 static void run(puna_context *context, job *j, void *workspace) {
     j->workspace = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
+    j->bf16 = context->bf16;
     int64_t most = MOST_ROWS, most_N = MOST_COLUMNS, tile_M = TILE_ROWS, tile_N = TILE_COLUMNS;
 #if defined(PUNA_VARIANT_AVX512)
     j->tiles = context->isa == PUNA_ISA_AMX;

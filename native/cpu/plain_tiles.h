@@ -47,12 +47,6 @@ PUNA_INLINE void split(__m512i to[PIECES], vec a, vec b) {
     }
 }
 
-/* Elements [k, k + 32) of a row of K of BF16 as they lie, zeros behind its end. */
-PUNA_INLINE __m512i load_neighbours(const void *row, int64_t k, int64_t K) {
-    const __mmask32 mask = K - k >= STEP ? 0xFFFFFFFFu : K > k ? (1u << (K - k)) - 1 : 0;
-    return _mm512_maskz_loadu_epi16(mask, (const uint16_t *)row + k);
-}
-
 /*
  * Tiles of x (steps, pieces, 16 pairs of elements, side rows): rows [0, rows) of x, the others, up to side, are 0. A single row
  * lies as it is.
@@ -65,7 +59,7 @@ static void pack_x(bool neighbours, char *to, const float *x, int64_t x_stride, 
         __m512i pieces[SIDE][PIECES];
         for (int r = 0; r < rows; r++) {
             vec a, b;
-            load_step(PUNA_DTYPE_F32, &a, &b, x + r * x_stride, k, K);
+            load_two(PUNA_DTYPE_F32, &a, &b, x + r * x_stride, k, K);
             split(pieces[r], a, b);
             for (int i = 0; i < PIECES; i++) pieces[r][i] = _mm512_permutexvar_epi16(pairs_of, pieces[r][i]);
         }
@@ -94,7 +88,7 @@ PUNA_INLINE void load_cuts(const int32_t dtype, __m512i to[PIECES], const char *
         to[0] = load_neighbours(row, k, K);
     } else {
         vec a, b;
-        load_step(dtype, &a, &b, row, k, K);
+        load_two(dtype, &a, &b, row, k, K);
         cut(pieces_of(dtype), to, a, b);
     }
 }

@@ -60,7 +60,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a signature, struct, enum value or contract in this file changes. */
-#define PUNA_ABI_VERSION 8
+#define PUNA_ABI_VERSION 9
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Status, errors, identity
@@ -145,8 +145,10 @@ enum {
 
 enum {
     PUNA_PRECISION_F32 = 0, /* products are as exact as F32's                                                       */
-    PUNA_PRECISION_BF16 = 1 /* matrix products of more than eight rows, and all of their backward passes, round both
-                               operands to BF16, ties to even; sums stay F32. Not those of PUNA_ACTIVATIONS_INT8 and _INT16. */
+    PUNA_PRECISION_BF16 = 1 /* matrix products and their backward passes round both operands to BF16, ties to even; sums stay
+                               F32. On CUDA those of more than eight rows, and all backward passes; on PUNA_ISA_AVX512 with AVX512-BF16,
+                               and on PUNA_ISA_REFERENCE, those with weights of plain types; on other CPUs, which would gain
+                               nothing by it, none. Never those of PUNA_ACTIVATIONS_INT8 and _INT16. */
 };
 
 typedef struct puna_context_options {
@@ -154,7 +156,7 @@ typedef struct puna_context_options {
     int32_t device;  /* ordinal of the device within the backend; 0 for the CPU                                     */
     int32_t threads; /* CPU: threads that compute, the caller included, 1 to 1024; 0: as many as this process may use */
     int32_t isa;     /* CPU: PUNA_ISA_*                                                                             */
-    int32_t precision; /* CUDA: PUNA_PRECISION_*                                                                    */
+    int32_t precision; /* PUNA_PRECISION_*                                                                          */
 } puna_context_options;
 
 /*

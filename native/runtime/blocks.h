@@ -72,6 +72,13 @@ PUNA_DECODE uint32_t puna_f32_to_bits(float value) {
 
 PUNA_DECODE float puna_bf16_to_f32(uint16_t h) { return puna_f32_from_bits((uint32_t)h << 16); }
 
+/* Rounds to nearest, ties to even; too large becomes infinite, NaN stays NaN. */
+PUNA_DECODE uint16_t puna_f32_to_bf16(float value) {
+    uint32_t bits = puna_f32_to_bits(value);
+    if ((bits & 0x7FFFFFFF) > 0x7F800000) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
 PUNA_DECODE float puna_f16_to_f32(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 0x3FF;
     if (exponent == 31) return puna_f32_from_bits(sign | 0x7F800000 | fraction << 13);

@@ -53,9 +53,6 @@ static puna_status check_options(const puna_context_options *options) {
     if (options->precision != PUNA_PRECISION_F32 && options->precision != PUNA_PRECISION_BF16)
         return puna_fail(invalid, "puna_context_create: precision is %d, expected 0 (F32) or 1 (BF16)", options->precision);
     if (options->backend == PUNA_BACKEND_CUDA) return PUNA_STATUS_OK;
-    if (options->precision != PUNA_PRECISION_F32)
-        return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: precision is %d, but the CPU computes in F32 alone",
-                         options->precision);
     if (options->device > 0)
         return puna_fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: device is %d, but the CPU is one device, 0",
                          options->device);
@@ -117,6 +114,7 @@ puna_status puna_context_create(const puna_context_options *options, const char 
         return puna_fail(PUNA_STATUS_OUT_OF_MEMORY, "puna_context_create: no memory for a context of %zu bytes", sizeof *made);
     made->ops = ops;
     made->isa = isa;
+    made->bf16 = options->precision == PUNA_PRECISION_BF16 && (isa == PUNA_ISA_REFERENCE || puna_cpu_has_bf16(isa));
     made->threads = options->threads > 0 ? options->threads : puna_cpu_count();
     if (ops == &puna_reference_ops) made->threads = 1;
     if (made->threads > 1) {
@@ -163,7 +161,7 @@ int64_t puna_context_describe(const puna_context *context, char *buffer, int64_t
     if (context != NULL && context->backend != NULL)
         context->backend->describe(context, line, sizeof line);
     else if (context != NULL)
-        snprintf(line, sizeof line, "cpu %s, %d %s", isa_name(context->isa), context->threads,
-                 context->threads == 1 ? "thread" : "threads");
+        snprintf(line, sizeof line, "cpu %s, %d %s%s", isa_name(context->isa), context->threads,
+                 context->threads == 1 ? "thread" : "threads", context->bf16 ? ", products in BF16" : "");
     return puna_copy_text(line, buffer, capacity);
 }

@@ -52,6 +52,12 @@ bool puna_cpu_has(int32_t isa) {
     default: return false;
     }
 }
+
+bool puna_cpu_has_bf16(int32_t isa) {
+    uint32_t a, b, c, d;
+    const uint32_t avx512_bf16 = 1u << 5;
+    return isa == PUNA_ISA_AVX512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & avx512_bf16) != 0;
+}
 #else
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
@@ -75,6 +81,8 @@ static bool has_dot_products(void) { return false; }
 bool puna_cpu_has(int32_t isa) {
     return isa == PUNA_ISA_REFERENCE || isa == PUNA_ISA_BASELINE || (isa == PUNA_ISA_DOTPROD && has_dot_products());
 }
+
+bool puna_cpu_has_bf16(int32_t isa) { return (void)isa, false; }
 #endif
 
 #if defined(__linux__)

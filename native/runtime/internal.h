@@ -101,6 +101,7 @@ struct puna_context {
     puna_pool *pool; /* null: one thread                                                                            */
     int32_t threads;
     int32_t isa; /* PUNA_ISA_*, never PUNA_ISA_AUTO; 0 with a backend                                                */
+    bool bf16;   /* products of plain types round both operands to BF16; false with a backend, which knows by itself */
     const puna_backend *backend; /* null: the CPU, which computes on host memory                                    */
     int64_t references; /* with a backend: the caller's, one for every piece of memory, one for every recording; by runtime/memory.c */
     puna_context *parent;   /* of a recording: whose memory it works on; else null                                  */
@@ -165,6 +166,7 @@ void puna_pool_destroy(puna_pool *pool);
 
 /* Whether processor and operating system have PUNA_ISA_*, and how many processors this process may use (at least 1). */
 bool puna_cpu_has(int32_t isa);
+bool puna_cpu_has_bf16(int32_t isa); /* whether that set's kernels have instructions for products in BF16           */
 int32_t puna_cpu_count(void);
 
 /*

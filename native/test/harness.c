@@ -240,13 +240,17 @@ typedef struct backend {
     char name[64];
 } backend;
 
-/* The reference, then every instruction set with every number of threads; opened once, by the first operation tested. */
-static backend backends[20];
-static int backend_count;
+/*
+ * For each precision the reference, then every instruction set that has it with every number of threads; opened once, by the first
+ * operation tested.
+ */
+enum { PRECISIONS = PUNA_PRECISION_BF16 + 1 };
+static backend backends[PRECISIONS][20];
+static int backend_count[PRECISIONS];
 
-static void open_backend(int32_t isa, int32_t threads) {
-    puna_context_options options = {PUNA_BACKEND_CPU, 0, threads, isa, PUNA_PRECISION_F32};
-    backend *b = &backends[backend_count];
+static void open_backend(int32_t precision, int32_t isa, int32_t threads) {
+    puna_context_options options = {PUNA_BACKEND_CPU, 0, threads, isa, precision};
+    backend *b = &backends[precision][backend_count[precision]];
     puna_status status = puna_context_create(&options, NULL, &b->context);
     if (status == PUNA_STATUS_UNSUPPORTED) return; /* this processor lacks it */
     if (status != PUNA_STATUS_OK) {
@@ -255,8 +259,12 @@ static void open_backend(int32_t isa, int32_t threads) {
     }
     b->isa = isa;
     b->threads = threads;
+    if (b->context->bf16 != (precision == PUNA_PRECISION_BF16)) { /* it computes in F32 all the same */
+        puna_context_destroy(b->context);
+        return;
+    }
     puna_context_describe(b->context, b->name, sizeof b->name);
-    backend_count++;
+    backend_count[precision]++;
 }
 
 const char *test_cuda_library;
@@ -269,7 +277,7 @@ puna_status test_open_cuda(puna_context **context) {
 /* Twice, so that a second run, with its memory elsewhere, is held against the bits of the first. */
 static void open_cuda(void) {
     for (int32_t run = 1; run <= 2; run++) {
-        backend *b = &backends[backend_count++];
+        backend *b = &backends[PUNA_PRECISION_F32][backend_count[PUNA_PRECISION_F32]++];
         if (test_open_cuda(&b->context) != PUNA_STATUS_OK) {
             printf("%s\n", test_last_error());
             exit(2);
@@ -280,21 +288,22 @@ static void open_cuda(void) {
 }
 
 static void open_backends(void) {
-    if (backend_count > 0) return;
-    open_backend(PUNA_ISA_REFERENCE, 1);
+    if (backend_count[PUNA_PRECISION_F32] > 0) return;
+    for (int32_t p = 0; p < PRECISIONS; p++) open_backend(p, PUNA_ISA_REFERENCE, 1);
     if (test_cuda_library != NULL) {
         open_cuda();
         return;
     }
     const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512, PUNA_ISA_AMX, PUNA_ISA_DOTPROD};
     const int32_t threads[] = {1, 2, 3, 7};
-    for (int i = 0; i < TEST_COUNT(isas); i++)
-        for (int t = 0; t < 4; t++) open_backend(isas[i], threads[t]);
+    for (int32_t p = 0; p < PRECISIONS; p++)
+        for (int i = 0; i < TEST_COUNT(isas); i++)
+            for (int t = 0; t < 4; t++) open_backend(p, isas[i], threads[t]);
 }
 
 static void close_backends(void) {
-    for (int i = 0; i < backend_count; i++) puna_context_destroy(backends[i].context);
-    backend_count = 0;
+    for (int32_t p = 0; p < PRECISIONS; p++)
+        while (backend_count[p] > 0) puna_context_destroy(backends[p][--backend_count[p]].context);
 }
 
 /* What steers a call stays on the host: see puna.h. */
@@ -347,35 +356,47 @@ static void describe_case(const test_op *op, const int64_t *d, char *text, size_
     }
 }
 
+static void case_against_reference(const test_op *op, const int64_t *d, int32_t precision) {
+    const backend *all = backends[precision];
+    char text[200];
+    describe_case(op, d, text, sizeof text);
+    test_buffer expected[TEST_BUFFERS], first[TEST_BUFFERS], again[TEST_BUFFERS];
+    test_case("%s", text);
+    int count = run(op, &all[0], d, TEST_GUARD_AFTER, expected);
+    for (int i = 1; i < backend_count[precision]; i++) {
+        bool one_thread = all[i].threads == 1; /* these come first, and the others are held against their bits */
+        test_buffer *result = one_thread ? first : again;
+        if (one_thread) {
+            test_case("%s, %s", text, all[i].name);
+            if (i > 1) test_release(first, count);
+        }
+        run(op, &all[i], d, one_thread ? TEST_GUARD_AFTER : TEST_GUARD_BEFORE, result);
+        for (int k = 0; k < count; k++) {
+            if (!compared(&result[k])) continue;
+            if (one_thread) compare(&result[k], &expected[k], all[i].name);
+            else CHECK(memcmp(result[k].data, first[k].data, (size_t)first[k].bytes) == 0,
+                       "%s: the bits of %s differ from those of one thread", all[i].name, result[k].name);
+        }
+        if (!one_thread) test_release(again, count);
+    }
+    test_release(first, count);
+    test_release(expected, count);
+}
+
 void test_op_against_reference(const test_op *op) {
     open_backends();
     test_begin(op->name);
-    for (int64_t c = 0; c < op->count; c++) {
-        const int64_t *d = op->cases[c];
-        char text[200];
-        describe_case(op, d, text, sizeof text);
-        test_buffer expected[TEST_BUFFERS], first[TEST_BUFFERS], again[TEST_BUFFERS];
-        test_case("%s", text);
-        int count = run(op, &backends[0], d, TEST_GUARD_AFTER, expected);
-        for (int i = 1; i < backend_count; i++) {
-            bool one_thread = backends[i].threads == 1; /* these come first, and the others are held against their bits */
-            test_buffer *result = one_thread ? first : again;
-            if (one_thread) {
-                test_case("%s, %s", text, backends[i].name);
-                if (i > 1) test_release(first, count);
-            }
-            run(op, &backends[i], d, one_thread ? TEST_GUARD_AFTER : TEST_GUARD_BEFORE, result);
-            for (int k = 0; k < count; k++) {
-                if (!compared(&result[k])) continue;
-                if (one_thread) compare(&result[k], &expected[k], backends[i].name);
-                else CHECK(memcmp(result[k].data, first[k].data, (size_t)first[k].bytes) == 0,
-                           "%s: the bits of %s differ from those of one thread", backends[i].name, result[k].name);
-            }
-            if (!one_thread) test_release(again, count);
-        }
-        test_release(first, count);
-        test_release(expected, count);
-    }
+    for (int64_t c = 0; c < op->count; c++) case_against_reference(op, op->cases[c], PUNA_PRECISION_F32);
+    test_end();
+}
+
+void test_op_in_bf16(const test_op *op) {
+    char name[64];
+    open_backends();
+    if (backend_count[PUNA_PRECISION_BF16] < 2) return; /* nothing but the reference */
+    snprintf(name, sizeof name, "%s in BF16", op->name);
+    test_begin(name);
+    for (int64_t c = 0; c < op->count; c++) case_against_reference(op, op->cases[c], PUNA_PRECISION_BF16);
     test_end();
 }
 

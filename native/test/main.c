@@ -30,5 +30,7 @@ int main(int argc, char **argv) {
     }
     for (int64_t i = 0; i < test_op_count; i++)
         if (strstr(test_ops[i]->name, wanted) != NULL) test_op_against_reference(test_ops[i]);
+    for (int64_t i = 0; i < test_rounding_op_count; i++)
+        if (strstr(test_rounding_ops[i]->name, wanted) != NULL) test_op_in_bf16(test_rounding_ops[i]);
     return test_finish();
 }

@@ -206,13 +206,16 @@ void test_matmul_rows(void) {
     static const struct size {
         int64_t K, rows;
     } sizes[] = {{1055, 520}, {288, 140}, {390, 140}, {16641, 3}};
-    static const int32_t isas[] = {PUNA_ISA_BASELINE, PUNA_ISA_AVX2, PUNA_ISA_AVX512, PUNA_ISA_AMX, PUNA_ISA_DOTPROD};
+    static const struct {
+        int32_t isa, precision;
+    } isas[] = {{PUNA_ISA_BASELINE, 0}, {PUNA_ISA_AVX2, 0}, {PUNA_ISA_AVX512, 0}, {PUNA_ISA_AVX512, PUNA_PRECISION_BF16},
+                {PUNA_ISA_AMX, 0}, {PUNA_ISA_DOTPROD, 0}};
     enum { MOST_ROWS = 520, N = 29, WORKSPACE = 8 << 20, KINDS = PUNA_DTYPE_COUNT + 8 };
     void *workspace = malloc(WORKSPACE);
     float *y = malloc(MOST_ROWS * N * 4), *alone = malloc(MOST_ROWS * N * 4);
     float *baseline = malloc(TEST_COUNT(sizes) * KINDS * MOST_ROWS * N * 4);
     for (int i = 0; i < TEST_COUNT(isas); i++) {
-        puna_context_options options = {PUNA_BACKEND_CPU, 0, 2, isas[i], PUNA_PRECISION_F32};
+        puna_context_options options = {PUNA_BACKEND_CPU, 0, 2, isas[i].isa, isas[i].precision};
         puna_context *context;
         if (puna_context_create(&options, NULL, &context) == PUNA_STATUS_UNSUPPORTED) continue;
         for (int32_t s = 0; s < KINDS * TEST_COUNT(sizes); s++) { /* every type, then the block types with integers */
@@ -228,13 +231,14 @@ void test_matmul_rows(void) {
             for (int64_t r = 0; r < most_rows; r++)
                 CHECK(puna_matmul_forward(context, &product, 1, alone + r * N, b[1].data, NULL, NULL, NULL, NULL, x + r * K, K,
                                           1, K, activations, workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
-            if (isas[i] == PUNA_ISA_BASELINE) memcpy(baseline + s * MOST_ROWS * N, alone, (size_t)(most_rows * N * 4));
-            test_case("isa %d dtype %d activations %d K %d", isas[i], dtype, activations, (int)K);
-            CHECK(isas[i] != PUNA_ISA_DOTPROD ||
+            if (isas[i].isa == PUNA_ISA_BASELINE) memcpy(baseline + s * MOST_ROWS * N, alone, (size_t)(most_rows * N * 4));
+            test_case("isa %d precision %d dtype %d activations %d K %d", isas[i].isa, isas[i].precision, dtype, activations, (int)K);
+            CHECK(isas[i].isa != PUNA_ISA_DOTPROD ||
                   memcmp(alone, baseline + s * MOST_ROWS * N, (size_t)(most_rows * N * 4)) == 0, "not the bits of the baseline");
             for (int c = 0; c < TEST_COUNT(row_counts) && row_counts[c] <= most_rows; c++) {
                 int64_t rows = row_counts[c];
-                test_case("isa %d dtype %d activations %d K %d rows %d", isas[i], dtype, activations, (int)K, (int)rows);
+                test_case("isa %d precision %d dtype %d activations %d K %d rows %d", isas[i].isa, isas[i].precision, dtype,
+                          activations, (int)K, (int)rows);
                 CHECK(puna_matmul_forward(context, &product, 1, y, b[1].data, NULL, NULL, NULL, NULL, x, K, rows, K, activations,
                                           workspace, WORKSPACE) == PUNA_STATUS_OK, "%s", test_last_error());
                 for (int64_t j = 0; j < rows * N; j++)

@@ -11,6 +11,8 @@ const test_op *const test_ops[] = {
     &test_attention_backward,
 };
 const int64_t test_op_count = TEST_COUNT(test_ops);
+const test_op *const test_rounding_ops[] = {&test_matmul, &test_matmul_input_backward, &test_matmul_weight_backward};
+const int64_t test_rounding_op_count = TEST_COUNT(test_rounding_ops);
 
 /* Around every vector width and its multiples, primes, and a model's. */
 #define WIDTHS(X) X(1) X(2) X(3) X(4) X(5) X(7) X(8) X(9) X(15) X(16) X(17) X(31) X(33) X(63) X(64) X(65) X(127) X(129) X(2053)

@@ -110,8 +110,6 @@ static void contexts(void) {
         CHECK(strcmp(test_last_error(), bad[i].sentence) == 0, "'%s', expected '%s'", test_last_error(), bad[i].sentence);
     }
     puna_context_options options = {0, 0, 1, 0, PUNA_PRECISION_F32};
-    options.precision = PUNA_PRECISION_BF16;
-    CHECK(puna_context_create(&options, NULL, &context) == PUNA_STATUS_UNSUPPORTED && context == NULL, "BF16 on a CPU");
     options.precision = 2;
     CHECK(puna_context_create(&options, NULL, &context) == PUNA_STATUS_INVALID_ARGUMENT && context == NULL &&
           strcmp(test_last_error(), "puna_context_create: precision is 2, expected 0 (F32) or 1 (BF16)") == 0, "'%s'", test_last_error());
@@ -130,6 +128,9 @@ static void probe(void) {
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
     CHECK(puna_cpu_has(PUNA_ISA_AVX2) == avx2, "AVX2 is %s", avx2 ? "not found" : "found where there is none");
     CHECK(puna_cpu_has(PUNA_ISA_AVX512) == avx512, "AVX-512 is %s", avx512 ? "not found" : "found where there is none");
+    bool bf16 = __builtin_cpu_supports("avx512bf16");
+    CHECK(puna_cpu_has_bf16(PUNA_ISA_AVX512) == bf16, "AVX512-BF16 is %s", bf16 ? "not found" : "found where there is none");
+    CHECK(!puna_cpu_has_bf16(PUNA_ISA_AVX2) && !puna_cpu_has_bf16(PUNA_ISA_AMX), "BF16 on a set that does not round");
     CHECK(!puna_cpu_has(PUNA_ISA_DOTPROD), "an aarch64 instruction set elsewhere");
 #else
 #if defined(__aarch64__) && defined(__linux__)
@@ -141,6 +142,23 @@ static void probe(void) {
     CHECK(!puna_cpu_has(PUNA_ISA_AVX2) && !puna_cpu_has(PUNA_ISA_AVX512) && !puna_cpu_has(PUNA_ISA_AMX),
           "an x86-64 instruction set elsewhere");
 #endif
+}
+
+/* A context says whether it rounds; where that gains nothing it computes in F32. */
+static void precision(void) {
+    const int32_t isas[] = {PUNA_ISA_REFERENCE, PUNA_ISA_BASELINE, PUNA_ISA_AVX512};
+    for (int i = 0; i < TEST_COUNT(isas); i++) {
+        puna_context_options options = {PUNA_BACKEND_CPU, 0, 1, isas[i], PUNA_PRECISION_BF16};
+        puna_context *context;
+        char line[256];
+        test_case("precision, isa %d", isas[i]);
+        puna_status status = puna_context_create(&options, NULL, &context);
+        if (status == PUNA_STATUS_UNSUPPORTED && isas[i] == PUNA_ISA_AVX512) continue;
+        if (!CHECK(status == PUNA_STATUS_OK, "%s", test_last_error())) continue;
+        puna_context_describe(context, line, sizeof line);
+        CHECK((strstr(line, ", products in BF16") != NULL) == (isas[i] == PUNA_ISA_REFERENCE || puna_cpu_has_bf16(isas[i])), "'%s'", line);
+        puna_context_destroy(context);
+    }
 }
 
 /* Sizes below, at and beyond what one share of a copy takes. */
@@ -179,6 +197,7 @@ void test_runtime(void) {
     last_error();
     dtypes();
     probe();
+    precision();
     contexts();
     memory();
 }

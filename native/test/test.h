@@ -108,6 +108,9 @@ typedef struct test_op {
 
 void test_op_against_reference(const test_op *op);
 
+/* The same on contexts of PUNA_PRECISION_BF16, of every instruction set that rounds: for the operations of test_rounding_ops. */
+void test_op_in_bf16(const test_op *op);
+
 /*
  * From now on operations are held against the reference on a CUDA context of this library instead of the CPU's instruction sets:
  * arrays of numbers are copied to the device and back. Without it, null.
@@ -122,8 +125,8 @@ void test_times_on_cuda(const char *word);
 void test_prepare(const test_op *op, const int64_t *d, test_buffer *b, int count, bool reference, test_placement placement);
 void test_release(test_buffer *b, int count);
 
-extern const test_op *const test_ops[];
-extern const int64_t test_op_count;
+extern const test_op *const test_ops[], *const test_rounding_ops[];
+extern const int64_t test_op_count, test_rounding_op_count;
 
 extern const test_op test_dequantize, test_embedding, test_rmsnorm, test_add, test_swiglu, test_log_softmax, test_argmax,
     test_candidates, test_rope_table, test_rope, test_matmul, test_attention, test_attention_cached, test_kv_append,

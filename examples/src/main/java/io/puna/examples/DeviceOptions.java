@@ -7,6 +7,7 @@ import picocli.CommandLine.Option;
 
 /** What computes, as every command that computes is told. */
 final class DeviceOptions {
+    private static final int MOST_THREADS = 1024;
     private static final Pattern CUDA = Pattern.compile("cuda(?::([0-9]{1,4}))?");
 
     @Option(names = "--threads", paramLabel = "N", description = "Threads that compute. Default: all that the process may use.")
@@ -17,21 +18,19 @@ final class DeviceOptions {
     private String device;
 
     @Option(names = "--precision", paramLabel = "f32|bf16", defaultValue = "f32",
-            description = "Of matrix products on a GPU: bf16 rounds their operands, for the tensor cores. Default: ${DEFAULT-VALUE}.")
+            description = "Of matrix products: bf16 rounds their operands, where that is faster (a GPU, or a CPU with AVX512-BF16 "
+                    + "and weights that are not quantised). Default: ${DEFAULT-VALUE}.")
     private Device.Precision precision;
 
     /** {@return the threads that will compute on a CPU} */
     int threads() {
-        return threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
+        return threads == 0 ? Math.min(Runtime.getRuntime().availableProcessors(), MOST_THREADS) : threads;
     }
 
     /** {@return what computes, which the caller closes after all that is on it} */
     Device open() {
         if (device.equals("cpu")) {
-            if (precision != Device.Precision.F32) {
-                throw new IllegalArgumentException("--precision: expected f32 on the CPU, got " + precision);
-            }
-            return threads == 0 ? Device.cpu() : Device.cpu(threads);
+            return Device.cpu(threads(), Device.Isa.AUTO, precision);
         }
         Matcher matcher = CUDA.matcher(device);
         if (!matcher.matches()) {

@@ -53,8 +53,10 @@ public final class Device implements AutoCloseable {
         /** As they are: products are as exact as F32's. */
         F32(puna_h.PUNA_PRECISION_F32()),
         /**
-         * Rounded to BF16, 8 significant bits, for the tensor cores: products of more than eight rows, and all of their backward passes.
-         * Sums, and whatever is no product, stay F32; so do weights that are trained and the optimiser's state.
+         * Rounded to BF16, 8 significant bits, for the tensor cores of a GPU (products of more than eight rows, and all of their backward
+         * passes) or for a CPU's AVX512-BF16 (products with F32, F16 and BF16 weights), about twice as fast. Sums, and whatever is no
+         * product, stay F32; so do weights that are trained and the optimiser's state. A CPU that would not be faster for it computes
+         * in F32 all the same: {@link #backend()} says which it is.
          */
         BF16(puna_h.PUNA_PRECISION_BF16());
 
@@ -112,11 +114,23 @@ public final class Device implements AutoCloseable {
      * @throws RuntimeException              if the native library cannot be loaded; the message says what was tried and what to do
      */
     public static Device cpu(int threads, Isa isa) {
+        return cpu(threads, isa, Precision.F32);
+    }
+
+    /**
+     * {@return a CPU device as {@link #cpu(int, Isa)} opens it}
+     *
+     * @param threads   threads that compute, the caller's included, 1 to 1024
+     * @param isa       the instruction set of its kernels
+     * @param precision of its matrix products
+     */
+    public static Device cpu(int threads, Isa isa, Precision precision) {
         if (threads < 1 || threads > MAX_THREADS) {
             throw new IllegalArgumentException("threads: expected 1 to " + MAX_THREADS + ", got " + threads);
         }
         Objects.requireNonNull(isa, "isa");
-        return create(puna_h.PUNA_BACKEND_CPU(), 0, threads, isa, Precision.F32, null);
+        Objects.requireNonNull(precision, "precision");
+        return create(puna_h.PUNA_BACKEND_CPU(), 0, threads, isa, precision, null);
     }
 
     /**

@@ -36,6 +36,16 @@ class DeviceTest {
         }
     }
 
+    @Test
+    void saysWhetherItsProductsRound() {
+        try (Device rounding = Device.cpu(2, Device.Isa.REFERENCE, Device.Precision.BF16);
+                Device plain = Device.cpu(2, Device.Isa.BASELINE, Device.Precision.BF16); Device exact = Device.cpu(2)) {
+            assertThat(rounding.backend()).isEqualTo("cpu reference, 1 thread, products in BF16");
+            assertThat(plain.backend()).isEqualTo("cpu baseline, 2 threads");
+            assertThat(exact.backend()).doesNotContain("BF16");
+        }
+    }
+
     @ParameterizedTest
     @ValueSource(ints = {Integer.MIN_VALUE, -1, 0, 1025, Integer.MAX_VALUE})
     void threadsOutOfRangeAreRefused(int threads) {

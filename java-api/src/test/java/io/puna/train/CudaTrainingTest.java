@@ -99,29 +99,11 @@ class CudaTrainingTest {
         }
     }
 
-    /** No gradient is three times as far off as PyTorch's in BF16, and all are further off than in F32. */
     @ParameterizedTest
     @ValueSource(strings = {"mha-odd", "gqa3-tied", "mistral-window", "rope-llama3"})
     void productsInBf16StayWithinTheRule(String name) throws IOException {
-        GradientGoldenTest.Batch batch = GradientGoldenTest.Batch.read(name);
-        float[] bits = null;
-        try (Device device = Device.cuda(0, Device.Precision.BF16);
-                Parameters weights = GradientGoldenTest.parameters(device, TestData.fixture("models/" + name));
-                Parameters gradient = Parameters.zeros(device, weights.config());
-                Safetensors expected = Safetensors.open(TestData.fixture("gradients/" + name + ".safetensors"))) {
-            assertThat(device.backend()).contains("BF16");
-            for (Recomputation recomputation : Recomputation.values()) {
-                try (LossGradient loss = new LossGradient(device, weights.config(), recomputation, batch.sequences(),
-                        batch.ids().length / batch.sequences())) {
-                    gradient.clear();
-                    loss.accumulate(gradient, weights, batch.ids(), batch.targets(), 1f / batch.counted());
-                }
-                float[] got = gradient.all().toFloatArray();
-                assertThat(got).isEqualTo(bits == null ? got : bits);
-                bits = got;
-            }
-            gradient.tensors().forEach((tensor, got) -> assertThat(GradientGoldenTest.difference(got, expected.tensors().get(tensor)))
-                    .as(tensor).isBetween(TOLERANCE, 3 * batch.expected().get("bf16_errors").get(tensor).doubleValue()));
+        try (Device device = Device.cuda(0, Device.Precision.BF16)) {
+            GradientGoldenTest.assertWithinTheRuleOfBf16(device, name);
         }
     }
 

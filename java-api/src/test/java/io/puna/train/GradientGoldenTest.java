@@ -81,6 +81,42 @@ class GradientGoldenTest {
         }
     }
 
+    /** The scalar reference rounds everywhere, the fast kernels where the processor multiplies BF16. */
+    @ParameterizedTest
+    @ValueSource(strings = {"mha-odd", "gqa3-tied", "mistral-window", "rope-llama3"})
+    void productsInBf16StayWithinTheRule(String name) throws IOException {
+        for (Device.Isa isa : List.of(Device.Isa.REFERENCE, Device.Isa.AUTO)) {
+            try (Device device = Device.cpu(2, isa, Device.Precision.BF16)) {
+                if (device.backend().contains("BF16")) {
+                    assertWithinTheRuleOfBf16(device, name);
+                }
+            }
+        }
+    }
+
+    /** No gradient is three times as far off as PyTorch's in BF16, all are further off than in F32, and policies share their bits. */
+    static void assertWithinTheRuleOfBf16(Device device, String name) throws IOException {
+        Batch batch = Batch.read(name);
+        float[] bits = null;
+        try (Parameters weights = parameters(device, TestData.fixture("models/" + name));
+                Parameters gradient = Parameters.zeros(device, weights.config());
+                Safetensors expected = Safetensors.open(TestData.fixture("gradients/" + name + ".safetensors"))) {
+            assertThat(device.backend()).contains("BF16");
+            for (Recomputation recomputation : Recomputation.values()) {
+                try (LossGradient loss = new LossGradient(device, weights.config(), recomputation, batch.sequences,
+                        batch.ids.length / batch.sequences)) {
+                    gradient.clear();
+                    loss.accumulate(gradient, weights, batch.ids, batch.targets, 1f / batch.counted());
+                }
+                float[] got = gradient.all().toFloatArray();
+                assertThat(got).isEqualTo(bits == null ? got : bits);
+                bits = got;
+            }
+            gradient.tensors().forEach((tensor, got) -> assertThat(difference(got, expected.tensors().get(tensor))).as(tensor)
+                    .isBetween(GRADIENT_TOLERANCE, 3 * batch.expected.get("bf16_errors").get(tensor).doubleValue()));
+        }
+    }
+
     /** The length of the difference over the length of what is expected. */
     static double difference(Tensor got, Tensor expected) {
         float[] a = got.toFloatArray();
