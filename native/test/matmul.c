@@ -201,7 +201,7 @@ const test_op test_matmul = {
  * products give the baseline's bits.
  */
 void test_matmul_rows(void) {
-    static const int64_t row_counts[] = {2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 23, 64, 70, 140, 300, 513, 520};
+    static const int64_t row_counts[] = {2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 23, 28, 29, 64, 70, 140, 300, 513, 520};
     /* At least so many elements: two stretches and one, panels of either, and more groups than one row is met in one go. */
     static const struct size {
         int64_t K, rows;
