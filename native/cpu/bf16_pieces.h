@@ -5,6 +5,8 @@
  * which are at most 2^-22 of the whole, most of the time far less: a step of 32 elements is 3 tile products of F32 and BF16, 5 of
  * F32 and F16, 6 of F32 and F32, which add up in F32. Numbers below 2^-126 count as 0, and what infinite ones are multiplied with
  * may become NaN.
+ *
+ * most: the pieces of F32 that are taken, a constant: PIECES, or 1 where a context rounds operands to BF16: then a step is one product.
  */
 #ifndef PUNA_BF16_PIECES_H
 #define PUNA_BF16_PIECES_H
@@ -19,10 +21,16 @@ enum {
     TILE_DEPTH = 128              /* elements packed together: two tiles' stay in the first-level cache             */
 };
 
-PUNA_INLINE int pieces_of(int32_t dtype) { return dtype == PUNA_DTYPE_F32 ? PIECES : dtype == PUNA_DTYPE_F16 ? 2 : 1; }
+PUNA_INLINE int pieces_of(int32_t dtype, const int most) {
+    return most == 1 || dtype == PUNA_DTYPE_BF16 ? 1 : dtype == PUNA_DTYPE_F16 ? 2 : PIECES;
+}
 
-/* to[i] = piece i of 16 pairs, a and b, each cut off: of what is left the last piece holds all. */
+/* to[i] = piece i of 16 pairs, a and b, each cut off: of what is left the last piece holds all. A single one is rounded. */
 PUNA_INLINE void cut(const int pieces, __m512i to[PIECES], vec a, vec b) {
+    if (pieces == 1) {
+        to[0] = _mm512_castps_si512(pairs_of_rows(a, b));
+        return;
+    }
     const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000);
     for (int i = 0; i < pieces; i++) {
         __m512i a_i = _mm512_castps_si512(a), b_i = _mm512_castps_si512(b);

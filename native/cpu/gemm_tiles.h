@@ -11,7 +11,11 @@
 #include "bf16_pieces.h"
 
 /* to[i] = piece i of 16 pairs, rounded to the nearest: what is left of a falls on either side, and of the products with it. */
-PUNA_INLINE void round_pairs(__m512i to[PIECES], vec a, vec b) {
+PUNA_INLINE void round_pairs(const int most, __m512i to[PIECES], vec a, vec b) {
+    if (most == 1) {
+        to[0] = _mm512_castps_si512(pairs_of_rows(a, b));
+        return;
+    }
     const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000), half = _mm512_set1_epi32(0x8000);
     for (int i = 0; i < PIECES; i++) {
         __m512i a_i = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(a), half), upper);
@@ -31,9 +35,9 @@ PUNA_INLINE vec load_columns(int32_t dtype, const char *rows, int64_t row_bytes,
 }
 
 /* to (rows / 16, depth / 32, pieces, 16, 32), zeros where a has no rows or P ends. One of a_row and a_step is 1. */
-static void pack_a_tiles(char *to, const float *a, int64_t a_row, int64_t a_step, int64_t rows, int64_t depth) {
+PUNA_INLINE void pack_a_tiles(const int most, char *to, const float *a, int64_t a_row, int64_t a_step, int64_t rows, int64_t depth) {
     for (int64_t m = 0; m < rows; m += SIDE)
-        for (int64_t p = 0; p < depth; p += STEP, to += PIECES * TILE_BYTES) {
+        for (int64_t p = 0; p < depth; p += STEP, to += most * TILE_BYTES) {
             __m512i pieces[PIECES][SIDE];
             for (int i = 0; i < SIDE; i++) {
                 vec first = vec_zero(), second = vec_zero();
@@ -44,10 +48,10 @@ static void pack_a_tiles(char *to, const float *a, int64_t a_row, int64_t a_step
                     load_two(PUNA_DTYPE_F32, &first, &second, a + (m + i) * a_row, p, depth);
                 }
                 __m512i pairs[PIECES];
-                round_pairs(pairs, first, second);
-                for (int j = 0; j < PIECES; j++) pieces[j][i] = pairs[j];
+                round_pairs(most, pairs, first, second);
+                for (int j = 0; j < most; j++) pieces[j][i] = pairs[j];
             }
-            for (int j = 0; j < PIECES; j++) {
+            for (int j = 0; j < most; j++) {
                 vec turned[SIDE];
                 for (int i = 0; i < SIDE; i++) turned[i] = _mm512_castsi512_ps(pieces[j][i]);
                 if (a_row == 1) vec_transpose(turned);
@@ -57,8 +61,9 @@ static void pack_a_tiles(char *to, const float *a, int64_t a_row, int64_t a_step
 }
 
 /* to (columns / 16, depth / 32, pieces, 16 pairs, 16 columns). */
-PUNA_INLINE void pack_b_tiles(const int32_t dtype, char *to, const char *b, int64_t row_bytes, int64_t columns, int64_t depth) {
-    const int pieces = pieces_of(dtype);
+PUNA_INLINE void pack_b_tiles(const int32_t dtype, const int most, char *to, const char *b, int64_t row_bytes, int64_t columns,
+                              int64_t depth) {
+    const int pieces = pieces_of(dtype, most);
     const int64_t steps = puna_ceil_div(depth, STEP);
     for (int64_t s = 0; s < steps; s++)
         for (int i = 0; i < SIDE; i++)
@@ -72,10 +77,10 @@ PUNA_INLINE void pack_b_tiles(const int32_t dtype, char *to, const char *b, int6
 }
 
 /* c[:rows, :columns] (= or, where it adds, +=) packed a times packed b. */
-PUNA_INLINE void multiply_gemm_tiles(const int32_t dtype, float *c, int64_t c_stride, int64_t rows, int64_t columns, const char *a,
-                                     const char *b, int64_t steps, bool add) {
-    const int pieces = pieces_of(dtype);
-    const int64_t a_tile = steps * PIECES * TILE_BYTES, b_tile = steps * pieces * TILE_BYTES;
+PUNA_INLINE void multiply_gemm_tiles(const int32_t dtype, const int most, float *c, int64_t c_stride, int64_t rows, int64_t columns,
+                                     const char *a, const char *b, int64_t steps, bool add) {
+    const int pieces = pieces_of(dtype, most);
+    const int64_t a_tile = steps * most * TILE_BYTES, b_tile = steps * pieces * TILE_BYTES;
     for (int64_t m = 0; m < rows; m += 2 * SIDE)
         for (int64_t n = 0; n < columns; n += 2 * SIDE) {
             float edge[4][SIDE][SIDE]; /* tiles over an edge of c, or outside                                           */
@@ -105,10 +110,10 @@ PUNA_INLINE void multiply_gemm_tiles(const int32_t dtype, float *c, int64_t c_st
             const char *a0 = a + m / SIDE * a_tile, *a1 = m + SIDE < rows ? a0 + a_tile : a0;
             const char *b0 = b + n / SIDE * b_tile, *b1 = n + SIDE < columns ? b0 + b_tile : b0;
             for (int64_t s = 0; s < steps; s++) {
-                for (int i = 0; i < PIECES; i++) {
-                    _tile_loadd(4, a0 + (s * PIECES + i) * TILE_BYTES, STEP * 2);
-                    _tile_loadd(5, a1 + (s * PIECES + i) * TILE_BYTES, STEP * 2);
-                    for (int j = 0; j < pieces && i + j < PIECES; j++) {
+                for (int i = 0; i < most; i++) {
+                    _tile_loadd(4, a0 + (s * most + i) * TILE_BYTES, STEP * 2);
+                    _tile_loadd(5, a1 + (s * most + i) * TILE_BYTES, STEP * 2);
+                    for (int j = 0; j < pieces && i + j < most; j++) {
                         _tile_loadd(6, b0 + (s * pieces + j) * TILE_BYTES, STEP * 2);
                         _tile_dpbf16ps(0, 4, 6);
                         _tile_dpbf16ps(2, 5, 6);

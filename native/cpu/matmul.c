@@ -109,8 +109,8 @@ PUNA_INLINE void multiply_step(int32_t dtype, const int each, const int R, const
 /*
  * y[r, g] (= or +=) x[r] . w[g] over the stretch [start, end) of K, for R rows of x, which lie in lanes already, and the first N <= G
  * of G rows of w; the others repeat the last. fetch: what follows is fetched ahead, for one row of x in the order it lies in, else
- * from the next G rows at once. It begins on pages that no hardware prefetcher looks at yet, and finding a page takes longer than a row lasts, so each page is
- * touched far before.
+ * from the next G rows at once. It begins on pages that no hardware prefetcher looks at yet, and finding a page takes longer than a
+ * row lasts, so each page is touched far before.
  */
 PUNA_INLINE void direct_tile(int32_t dtype, const int each, const int R, const int G, float *y, int64_t y_stride, const char *w,
                              int64_t row_bytes, const float *x, int64_t x_stride, int64_t start, int64_t end, int64_t N,
@@ -217,7 +217,8 @@ PUNA_INLINE void direct_rows(int32_t dtype, const int each, float *y, int64_t y_
 /*
  * Both sides are packed by lanes: element k of a stretch, or pair k, is in lane k % VEC_WIDTH, at step k / VEC_WIDTH, the last step
  * filled up with zeros. Each of vec_hsum's lanes is so a product of its own, in register tiles whose lanes are rows of w, and its sums
- * wait in memory until vec_hsum's tree has the other half. Lanes are packed in the order in which that tree is climbed soonest, their bits reversed.
+ * wait in memory until vec_hsum's tree has the other half. Lanes are packed in the order in which that tree is climbed soonest, their
+ * bits reversed.
  */
 PUNA_INLINE int lane_place(int lane) {
     static const uint8_t reversed[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
@@ -469,19 +470,23 @@ static bool uses_tiles(const puna_context *context, int32_t dtype, int64_t K) {
     return is_plain(dtype) && K >= LEAST_TILED_K && context->isa == PUNA_ISA_AMX;
 }
 
-static int64_t x_tiles_bytes(int64_t rows, int64_t K) {
-    const int64_t steps = puna_ceil_div(K, STEP), side = puna_min(rows, SIDE);
-    return puna_ceil_div(rows, SIDE) * steps * PIECES * SIDE * side * 4;
+static int64_t x_tiles_bytes(const puna_context *context, int64_t rows, int64_t K) {
+    const int64_t steps = puna_ceil_div(K, STEP), side = puna_min(rows, SIDE), pieces = context->bf16 ? 1 : PIECES;
+    return puna_ceil_div(rows, SIDE) * steps * pieces * SIDE * side * 4;
 }
 
 static void pack_x_tiles_share(void *arguments, int64_t share, int32_t thread) {
     (void)thread;
     const call *c = arguments;
     const int64_t r = share * SIDE;
-    for (int neighbours = 0; neighbours < 2; neighbours++)
-        if (c->x_tiles[neighbours] != NULL)
-            pack_x(neighbours, c->x_tiles[neighbours] + share * x_tiles_bytes(SIDE, c->K), c->x + r * c->x_stride, c->x_stride,
-                   puna_min(SIDE, c->rows - r), (int)puna_min(SIDE, c->rows), c->K);
+    for (int neighbours = 0; neighbours < 2; neighbours++) {
+        if (c->x_tiles[neighbours] == NULL) continue;
+#define PACK_ARGUMENTS                                                                                                        \
+    neighbours, c->x_tiles[neighbours] + share * x_tiles_bytes(c->context, SIDE, c->K), c->x + r * c->x_stride, c->x_stride,  \
+        puna_min(SIDE, c->rows - r), (int)puna_min(SIDE, c->rows), c->K
+        if (c->context->bf16) pack_x(1, PACK_ARGUMENTS);
+        else pack_x(PIECES, PACK_ARGUMENTS);
+    }
 }
 
 static void tile_share(const call *c, product_share s, void *space) {
@@ -489,19 +494,21 @@ static void tile_share(const call *c, product_share s, void *space) {
     const int32_t dtype = product->w_dtype;
     const int64_t row_bytes = puna_row_bytes(dtype, c->K);
     const char *w = (const char *)c->w[s.p] + s.n * row_bytes;
-    const char *x = c->x_tiles[pairs_neighbours(dtype)] + s.r / SIDE * x_tiles_bytes(SIDE, c->K);
+    const char *x = c->x_tiles[pairs_neighbours(dtype)] + s.r / SIDE * x_tiles_bytes(c->context, SIDE, c->K);
     float *y = c->y[s.p] + s.r * product->y_stride + s.n;
     load_shapes((int)puna_min(SIDE, c->rows));
 #define TILE_ARGUMENTS y, product->y_stride, w, row_bytes, x, (int)s.rows, c->K, s.N, product->accumulate, space
-    if (c->rows <= SIDE) FOR_PLAIN_DTYPE(dtype, few_rows, TILE_ARGUMENTS)
-    else FOR_PLAIN_DTYPE(dtype, tiled_rows, TILE_ARGUMENTS)
+    if (c->context->bf16 && c->rows <= SIDE) FOR_PLAIN_DTYPE(dtype, few_rows, 1, TILE_ARGUMENTS)
+    else if (c->context->bf16) FOR_PLAIN_DTYPE(dtype, tiled_rows, 1, TILE_ARGUMENTS)
+    else if (c->rows <= SIDE) FOR_PLAIN_DTYPE(dtype, few_rows, PIECES, TILE_ARGUMENTS)
+    else FOR_PLAIN_DTYPE(dtype, tiled_rows, PIECES, TILE_ARGUMENTS)
     _tile_release();
 }
 #else /* no tiles */
 enum { SIDE = 1, PANEL_ROWS = 1, TILE_THREAD_BYTES = 0 };
 static bool uses_tiles(const puna_context *context, int32_t dtype, int64_t K) { return (void)context, (void)dtype, (void)K, false; }
 static bool pairs_neighbours(int32_t dtype) { return (void)dtype, false; }
-static int64_t x_tiles_bytes(int64_t rows, int64_t K) { return (void)rows, (void)K, 0; }
+static int64_t x_tiles_bytes(const puna_context *context, int64_t rows, int64_t K) { return (void)context, (void)rows, (void)K, 0; }
 static double tile_row_cycles(int64_t rows, int64_t K) { return (void)rows, (void)K, 0; }
 static void pack_x_tiles_share(void *arguments, int64_t share, int32_t thread) { (void)arguments, (void)share, (void)thread; }
 static void tile_share(const call *c, product_share s, void *space) { (void)c, (void)s, (void)space; }
@@ -521,7 +528,7 @@ static packing packing_of(const puna_context *context, const puna_matmul_product
         const int32_t dtype = products[i].w_dtype;
         const int each = each_of(context, dtype);
         if (uses_tiles(context, dtype, K)) {
-            p.tiles = true, p.x_tiles_bytes[pairs_neighbours(dtype)] = x_tiles_bytes(at_once, K);
+            p.tiles = true, p.x_tiles_bytes[pairs_neighbours(dtype)] = x_tiles_bytes(context, at_once, K);
             continue;
         }
         if (!is_direct(dtype, each, at_once)) {

@@ -148,15 +148,15 @@ enum {
     TILE_THREAD_BYTES = A_BYTES + MOST_TILE_COLUMNS * TILE_DEPTH * PIECES * 2
 };
 
-PUNA_INLINE void tile_stretches(const int32_t dtype, const job *j, float *c, const float *a, const char *b, int64_t rows,
+PUNA_INLINE void tile_stretches(const int32_t dtype, const int most, const job *j, float *c, const float *a, const char *b, int64_t rows,
                                 int64_t columns, char *space) {
     char *packed_b = space + A_BYTES;
     const int64_t row_bytes = j->b_stride * element_bytes(dtype);
     for (int64_t p = 0; p < j->P; p += TILE_DEPTH) {
         const int64_t depth = puna_min(TILE_DEPTH, j->P - p);
-        pack_a_tiles(space, a + p * j->a_step, j->a_row, j->a_step, rows, depth);
-        pack_b_tiles(dtype, packed_b, b + p * row_bytes, row_bytes, columns, depth);
-        multiply_gemm_tiles(dtype, c, j->c_stride, rows, columns, space, packed_b, puna_ceil_div(depth, STEP),
+        pack_a_tiles(most, space, a + p * j->a_step, j->a_row, j->a_step, rows, depth);
+        pack_b_tiles(dtype, most, packed_b, b + p * row_bytes, row_bytes, columns, depth);
+        multiply_gemm_tiles(dtype, most, c, j->c_stride, rows, columns, space, packed_b, puna_ceil_div(depth, STEP),
                             j->accumulate || p > 0);
     }
 }
@@ -169,8 +169,11 @@ static void run_share(void *arguments, int64_t share, int32_t thread) {
 #if defined(PUNA_VARIANT_AVX512)
     if (j->tiles) {
         load_shapes(SIDE);
-        FOR_PLAIN_DTYPE(j->b_dtype, tile_stretches, j, j->c + m0 * j->c_stride + n0, j->a + m0 * j->a_row,
-                        j->b + n0 * element_bytes(j->b_dtype), rows, columns, j->workspace + thread * (int64_t)TILE_THREAD_BYTES)
+#define STRETCH_ARGUMENTS                                                                                                     \
+    j, j->c + m0 * j->c_stride + n0, j->a + m0 * j->a_row, j->b + n0 * element_bytes(j->b_dtype), rows, columns,              \
+        j->workspace + thread * (int64_t)TILE_THREAD_BYTES
+        if (j->bf16) FOR_PLAIN_DTYPE(j->b_dtype, tile_stretches, 1, STRETCH_ARGUMENTS)
+        else FOR_PLAIN_DTYPE(j->b_dtype, tile_stretches, PIECES, STRETCH_ARGUMENTS)
         _tile_release();
         return;
     }

@@ -38,9 +38,10 @@ enum {
 PUNA_INLINE bool pairs_neighbours(int32_t dtype) { return dtype == PUNA_DTYPE_BF16; }
 
 /* to[i] = piece i of 32 elements of x, a and then b. */
-PUNA_INLINE void split(__m512i to[PIECES], vec a, vec b) {
-    for (int i = 0; i < PIECES; i++) {
+PUNA_INLINE void split(const int most, __m512i to[PIECES], vec a, vec b) {
+    for (int i = 0; i < most; i++) {
         to[i] = (__m512i)_mm512_cvtne2ps_pbh(b, a);
+        if (i + 1 == most) break;
         vec a_i = vec_from_bf16_bits(_mm512_castsi512_si256(to[i])), b_i = vec_from_bf16_bits(_mm512_extracti64x4_epi64(to[i], 1));
         a = _mm512_maskz_sub_ps(~_mm512_fpclass_ps_mask(a_i, 0x99), a, a_i); /* of infinities and NaN nothing is left */
         b = _mm512_maskz_sub_ps(~_mm512_fpclass_ps_mask(b_i, 0x99), b, b_i);
@@ -48,10 +49,10 @@ PUNA_INLINE void split(__m512i to[PIECES], vec a, vec b) {
 }
 
 /*
- * Tiles of x (steps, pieces, 16 pairs of elements, side rows): rows [0, rows) of x, the others, up to side, are 0. A single row
+ * Tiles of x (steps, most pieces, 16 pairs of elements, side rows): rows [0, rows) of x, the others, up to side, are 0. A single row
  * lies as it is.
  */
-static void pack_x(bool neighbours, char *to, const float *x, int64_t x_stride, int64_t rows, int side, int64_t K) {
+PUNA_INLINE void pack_x(const int most, bool neighbours, char *to, const float *x, int64_t x_stride, int64_t rows, int side, int64_t K) {
     uint16_t order[STEP];
     for (int e = 0; e < STEP; e++) order[e] = (uint16_t)(neighbours ? e : e / 2 + e % 2 * SIDE);
     const __m512i pairs_of = _mm512_loadu_si512(order);
@@ -60,10 +61,10 @@ static void pack_x(bool neighbours, char *to, const float *x, int64_t x_stride, 
         for (int r = 0; r < rows; r++) {
             vec a, b;
             load_two(PUNA_DTYPE_F32, &a, &b, x + r * x_stride, k, K);
-            split(pieces[r], a, b);
-            for (int i = 0; i < PIECES; i++) pieces[r][i] = _mm512_permutexvar_epi16(pairs_of, pieces[r][i]);
+            split(most, pieces[r], a, b);
+            for (int i = 0; i < most; i++) pieces[r][i] = _mm512_permutexvar_epi16(pairs_of, pieces[r][i]);
         }
-        for (int i = 0; i < PIECES; i++, to += SIDE * side * 4) {
+        for (int i = 0; i < most; i++, to += SIDE * side * 4) {
             if (side == 1) {
                 _mm512_storeu_si512(to, pieces[0][i]);
                 continue;
@@ -83,13 +84,13 @@ typedef struct w_tiles {
 } w_tiles;
 
 /* The pieces of elements [k, k + 32) of a row of K, in pairs. */
-PUNA_INLINE void load_cuts(const int32_t dtype, __m512i to[PIECES], const char *row, int64_t k, int64_t K) {
+PUNA_INLINE void load_cuts(const int32_t dtype, const int most, __m512i to[PIECES], const char *row, int64_t k, int64_t K) {
     if (pairs_neighbours(dtype)) {
         to[0] = load_neighbours(row, k, K);
     } else {
         vec a, b;
         load_two(dtype, &a, &b, row, k, K);
-        cut(pieces_of(dtype), to, a, b);
+        cut(pieces_of(dtype, most), to, a, b);
     }
 }
 
@@ -124,8 +125,8 @@ PUNA_INLINE void next_part(const int32_t dtype, w_part *part) {
 }
 
 /* Packs some more rows, and fetches what comes later. */
-PUNA_INLINE void pack_rows(const int32_t dtype, w_part *part, int64_t rows) {
-    const int pieces = pieces_of(dtype);
+PUNA_INLINE void pack_rows(const int32_t dtype, const int most, w_part *part, int64_t rows) {
+    const int pieces = pieces_of(dtype, most);
     const int64_t first = part->packed, size = element_bytes(dtype);
     const char *w = part->w + (part->n + first) * part->row_bytes + part->k * size;
     char *to = part->to + first * STEP * 2;
@@ -135,44 +136,46 @@ PUNA_INLINE void pack_rows(const int32_t dtype, w_part *part, int64_t rows) {
 #pragma GCC unroll 2
         for (int64_t s = 0; s * STEP < part->depth; s++) {
             __m512i cuts[PIECES];
-            load_cuts(dtype, cuts, w, s * STEP, part->K - part->k);
+            load_cuts(dtype, most, cuts, w, s * STEP, part->K - part->k);
             for (int i = 0; i < pieces; i++) _mm512_store_si512(to + (s * pieces + i) * part->most_rows * STEP * 2, cuts[i]);
         }
     }
 }
 
 /* Packs what is left. Rows from part->rows on are left as they are: nobody reads what comes of them. */
-PUNA_INLINE w_tiles pack_all(const int32_t dtype, w_part *part) {
-    pack_rows(dtype, part, PANEL_ROWS);
+PUNA_INLINE w_tiles pack_all(const int32_t dtype, const int most, w_part *part) {
+    pack_rows(dtype, most, part, PANEL_ROWS);
     __asm__ volatile("" ::: "memory"); /* loads of tiles do not say that they read                                  */
     const int64_t piece = part->most_rows * STEP * 2;
-    return (w_tiles){part->to, STEP * 2, TILE_BYTES, piece, pieces_of(dtype) * piece};
+    return (w_tiles){part->to, STEP * 2, TILE_BYTES, piece, pieces_of(dtype, most) * piece};
 }
 
 /*
  * Continues the sums of a tile of w and one of x by a step. Meanwhile, while tile products are waited for, some of the next
  * elements are packed, or those in place fetched.
  */
-PUNA_INLINE void multiply_few(const int32_t dtype, w_tiles w, const char *x, int side, w_part *next, const bool in_place) {
-    for (int i = 0; i < pieces_of(dtype); i++) {
+PUNA_INLINE void multiply_few(const int32_t dtype, const int most, w_tiles w, const char *x, int side, w_part *next,
+                              const bool in_place) {
+    const int part = most == 1 ? SIDE : in_place ? 6 : dtype == PUNA_DTYPE_F16 ? 4 : 3; /* of SIDE rows, by one product     */
+    for (int i = 0; i < pieces_of(dtype, most); i++) {
         _tile_loadd(4, w.at + i * w.piece, w.row);
-        for (int j = 0; i + j < PIECES; j++) {
+        for (int j = 0; i + j < most; j++) {
             _tile_loadd(6, x + j * SIDE * side * 4, side * 4);
             _tile_dpbf16ps(0, 4, 6);
-            if (!in_place) pack_rows(dtype, next, dtype == PUNA_DTYPE_F16 ? 4 : 3);
-            else for (int n = 6 * j; n < 6 * j + 6; n++) __builtin_prefetch(w.at + n * w.row + next->ahead, 0, 2);
+            if (!in_place) pack_rows(dtype, most, next, part);
+            else for (int n = part * j; n < part * (j + 1); n++) __builtin_prefetch(w.at + n * w.row + next->ahead, 0, 2);
         }
     }
 }
 
 /* Continues the sums of two tiles of w, 0 and 2 with one tile of x, 1 and 3 with a second one, and packs rows in each step. */
-PUNA_INLINE void multiply_many(const int32_t dtype, const bool two, w_tiles w, const char *x, int64_t x_stride, int64_t steps,
-                               w_part *next, int64_t rows) {
-    for (int64_t s = 0; s < steps; s++, w.at += w.step, x += PIECES * TILE_BYTES) {
-        for (int i = 0; i < pieces_of(dtype); i++) {
+PUNA_INLINE void multiply_many(const int32_t dtype, const int most, const bool two, w_tiles w, const char *x, int64_t x_stride,
+                               int64_t steps, w_part *next, int64_t rows) {
+    for (int64_t s = 0; s < steps; s++, w.at += w.step, x += most * TILE_BYTES) {
+        for (int i = 0; i < pieces_of(dtype, most); i++) {
             _tile_loadd(4, w.at + i * w.piece, w.row);
             _tile_loadd(5, w.at + i * w.piece + w.tile, w.row);
-            for (int j = 0; i + j < PIECES; j++) {
+            for (int j = 0; i + j < most; j++) {
                 _tile_loadd(6, x + j * TILE_BYTES, SIDE * 4);
                 _tile_dpbf16ps(0, 4, 6);
                 _tile_dpbf16ps(2, 5, 6);
@@ -182,7 +185,7 @@ PUNA_INLINE void multiply_many(const int32_t dtype, const bool two, w_tiles w, c
                 _tile_dpbf16ps(3, 5, 7);
             }
         }
-        pack_rows(dtype, next, rows);
+        pack_rows(dtype, most, next, rows);
     }
 }
 
@@ -202,9 +205,9 @@ typedef struct tile_space {
 } tile_space;
 
 /* Up to SIDE rows of x, a tile of so many: w is packed, or read as it lies in memory, while what came before is multiplied. */
-PUNA_INLINE void few_rows(const int32_t dtype, float *y, int64_t y_stride, const char *w, int64_t row_bytes, const char *x,
+PUNA_INLINE void few_rows(const int32_t dtype, const int most, float *y, int64_t y_stride, const char *w, int64_t row_bytes, const char *x,
                           int rows, int64_t K, int64_t N, bool accumulate, tile_space *space) {
-    const int64_t x_step = PIECES * SIDE * rows * 4, size = element_bytes(dtype);
+    const int64_t x_step = most * SIDE * rows * 4, size = element_bytes(dtype);
     w_part part = {.w = w, .row_bytes = row_bytes, .N = N, .K = K};
     part.stride = part.most_rows = SIDE, part.most_depth = FEW_DEPTH;
     part.to = space->w[0][0], part.other = space->w[0][1];
@@ -214,10 +217,10 @@ PUNA_INLINE void few_rows(const int32_t dtype, float *y, int64_t y_stride, const
         for (int64_t k = 0; k < K; k += FEW_DEPTH) {
             const bool in_place = dtype == PUNA_DTYPE_BF16 && part.rows == SIDE && part.depth % STEP == 0;
             w_tiles tiles = {w + n * row_bytes + k * size, row_bytes, 0, 0, STEP * size};
-            if (!in_place) tiles = pack_all(dtype, &part);
+            if (!in_place) tiles = pack_all(dtype, most, &part);
             next_part(dtype, &part);
-            if (in_place) multiply_few(dtype, tiles, x + k / STEP * x_step, rows, &part, true);
-            else multiply_few(dtype, tiles, x + k / STEP * x_step, rows, &part, false);
+            if (in_place) multiply_few(dtype, most, tiles, x + k / STEP * x_step, rows, &part, true);
+            else multiply_few(dtype, most, tiles, x + k / STEP * x_step, rows, &part, false);
         }
         float(*sums)[SIDE] = space->sums[0][0][0];
         _tile_stored(0, sums, SIDE * 4);
@@ -226,9 +229,9 @@ PUNA_INLINE void few_rows(const int32_t dtype, float *y, int64_t y_stride, const
 }
 
 /* Up to MOST_TILED_ROWS rows of x, in tiles of SIDE: what is packed of some panels stays in the cache while x meets it. */
-PUNA_INLINE void tiled_rows(const int32_t dtype, float *y, int64_t y_stride, const char *w, int64_t row_bytes, const char *x,
-                            int64_t rows, int64_t K, int64_t N, bool accumulate, tile_space *space) {
-    const int64_t x_step = PIECES * TILE_BYTES, x_stride = puna_ceil_div(K, STEP) * x_step; /* of SIDE rows       */
+PUNA_INLINE void tiled_rows(const int32_t dtype, const int most, float *y, int64_t y_stride, const char *w, int64_t row_bytes,
+                            const char *x, int64_t rows, int64_t K, int64_t N, bool accumulate, tile_space *space) {
+    const int64_t x_step = most * TILE_BYTES, x_stride = puna_ceil_div(K, STEP) * x_step; /* of SIDE rows       */
     const int64_t pack_in_step = puna_ceil_div(PANEL_ROWS, puna_ceil_div(rows, 2 * SIDE) * (TILE_DEPTH / STEP));
     w_part parts[PANELS];
     for (int p = 0; p < PANELS; p++) {
@@ -243,7 +246,7 @@ PUNA_INLINE void tiled_rows(const int32_t dtype, float *y, int64_t y_stride, con
             const int64_t steps = puna_ceil_div(puna_min(TILE_DEPTH, K - k), STEP);
             w_tiles tiles[PANELS];
             for (int64_t p = 0; p < panels; p++) {
-                tiles[p] = pack_all(dtype, &parts[p]);
+                tiles[p] = pack_all(dtype, most, &parts[p]);
                 next_part(dtype, &parts[p]);
             }
             for (int64_t r = 0; r < rows; r += 2 * SIDE) {
@@ -261,8 +264,8 @@ PUNA_INLINE void tiled_rows(const int32_t dtype, float *y, int64_t y_stride, con
 #define ZERO(tile, sums, row) _tile_zero(tile)
                     if (k == 0) { SUMS(ZERO) }
                     else { SUMS(_tile_loadd) }
-                    if (two) multiply_many(dtype, true, tiles[p], x_k, x_stride, steps, &parts[p], pack_in_step);
-                    else multiply_many(dtype, false, tiles[p], x_k, x_stride, steps, &parts[p], pack_in_step);
+                    if (two) multiply_many(dtype, most, true, tiles[p], x_k, x_stride, steps, &parts[p], pack_in_step);
+                    else multiply_many(dtype, most, false, tiles[p], x_k, x_stride, steps, &parts[p], pack_in_step);
                     SUMS(_tile_stored)
                 }
             }

@@ -146,9 +146,9 @@ enum {
 enum {
     PUNA_PRECISION_F32 = 0, /* products are as exact as F32's                                                       */
     PUNA_PRECISION_BF16 = 1 /* matrix products and their backward passes round both operands to BF16, ties to even; sums stay
-                               F32. On CUDA those of more than eight rows, and all backward passes; on PUNA_ISA_AVX512 with AVX512-BF16,
-                               and on PUNA_ISA_REFERENCE, those with weights of plain types; on other CPUs, which would gain
-                               nothing by it, none. Never those of PUNA_ACTIVATIONS_INT8 and _INT16. */
+                               F32. On CUDA those of more than eight rows, and all backward passes; on PUNA_ISA_AMX, PUNA_ISA_AVX512
+                               with AVX512-BF16, and PUNA_ISA_REFERENCE, those with weights of plain types; on other CPUs, which
+                               would gain nothing by it, none. Never those of PUNA_ACTIVATIONS_INT8 and _INT16. */
 };
 
 typedef struct puna_context_options {

@@ -56,7 +56,7 @@ bool puna_cpu_has(int32_t isa) {
 bool puna_cpu_has_bf16(int32_t isa) {
     uint32_t a, b, c, d;
     const uint32_t avx512_bf16 = 1u << 5;
-    return isa == PUNA_ISA_AVX512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & avx512_bf16) != 0;
+    return (isa == PUNA_ISA_AVX512 || isa == PUNA_ISA_AMX) && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & avx512_bf16) != 0;
 }
 #else
 #if defined(__aarch64__) && defined(__linux__)

@@ -209,7 +209,7 @@ void test_matmul_rows(void) {
     static const struct {
         int32_t isa, precision;
     } isas[] = {{PUNA_ISA_BASELINE, 0}, {PUNA_ISA_AVX2, 0}, {PUNA_ISA_AVX512, 0}, {PUNA_ISA_AVX512, PUNA_PRECISION_BF16},
-                {PUNA_ISA_AMX, 0}, {PUNA_ISA_DOTPROD, 0}};
+                {PUNA_ISA_AMX, 0}, {PUNA_ISA_AMX, PUNA_PRECISION_BF16}, {PUNA_ISA_DOTPROD, 0}};
     enum { MOST_ROWS = 520, N = 29, WORKSPACE = 8 << 20, KINDS = PUNA_DTYPE_COUNT + 8 };
     void *workspace = malloc(WORKSPACE);
     float *y = malloc(MOST_ROWS * N * 4), *alone = malloc(MOST_ROWS * N * 4);
