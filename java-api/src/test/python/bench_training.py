@@ -1,6 +1,8 @@
-"""Training speed and memory of Puna beside PyTorch on the CPU, in turn: the 15M shape of stories15M, batch 4 x 256, F32, AdamW.
+"""Training speed and memory of Puna beside PyTorch on the CPU, in turn: the 15M shape of stories15M, batch 4 x 256, AdamW.
 
-    python bench_training.py TOKENS [ROUNDS] [STEPS] [POLICY]      TOKENS: a folder of puna data, of at most 32,000 tokens
+    python bench_training.py TOKENS [ROUNDS] [STEPS] [POLICY|ALL] [f32|bf16]
+
+TOKENS: a folder of puna data, of at most 32,000 tokens. bf16: products in BF16, in PyTorch by autocast.
 
 Needs torch and transformers. Every round runs each in a process of its own on two threads; the medians of all steps but each process's
 first two are compared.
@@ -20,7 +22,7 @@ SEQUENCES, TOKENS, THREADS, WARM = 4, 256, 2, 2
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "..")
 
 
-def torch_steps(steps):
+def torch_steps(steps, precision):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     torch.set_num_threads(THREADS)
@@ -31,8 +33,9 @@ def torch_steps(steps):
     for _ in range(steps):
         start = time.perf_counter()
         optimizer.zero_grad()
-        logits = model(ids[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(ids[:, :-1]).logits
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -50,7 +53,7 @@ def run(command, read):
         return read(out.read().decode())[WARM:], usage.ru_maxrss / 1024
 
 
-def puna(folder, tokens, steps, policy):
+def puna(folder, tokens, steps, policy, precision):
     config, log = os.path.join(folder, "config.json"), os.path.join(folder, "log.jsonl")
     with open(config, "w", encoding="utf-8") as f:
         json.dump(CONFIG, f)
@@ -58,23 +61,24 @@ def puna(folder, tokens, steps, policy):
     jar = os.path.join(ROOT, "examples", "target", "puna.jar")
     command = [java, "-XX:+UseSerialGC", "-jar", jar, "train", "--config", config, "--data", tokens, "--out",
                os.path.join(folder, "model"), "--steps", str(steps), "--batch", str(SEQUENCES), "--sequence", str(TOKENS),
-               "--learning-rate", "1e-4", "--threads", str(THREADS), "--recompute", policy, "--evaluation-batches", "1", "--log", log]
+               "--learning-rate", "1e-4", "--threads", str(THREADS), "--recompute", policy, "--precision", precision, "--evaluation-batches", "1", "--log", log]
     return run(command, lambda _: [json.loads(line)["tokens_per_second"] for line in open(log, encoding="utf-8")])
 
 
 def main():
     tokens = sys.argv[1]
     rounds, steps = (int(value) for value in (sys.argv[2:4] + ["3", "8"][len(sys.argv[2:4]):]))
-    policies = [sys.argv[4]] if len(sys.argv) > 4 else ["STORE_ALL", "LLAMA", "FULL"]
+    policies = [sys.argv[4]] if len(sys.argv) > 4 and sys.argv[4] != "ALL" else ["STORE_ALL", "LLAMA", "FULL"]
+    precision = sys.argv[5] if len(sys.argv) > 5 else "f32"
     rates, peaks = {}, {}
     for _ in range(rounds):
         for name in ["PyTorch"] + policies:
             with tempfile.TemporaryDirectory() as folder:
                 if name == "PyTorch":
-                    command = [sys.executable, os.path.abspath(__file__), "--torch", str(steps)]
+                    command = [sys.executable, os.path.abspath(__file__), "--torch", str(steps), precision]
                     values, peak = run(command, lambda out: [float(line) for line in out.split()])
                 else:
-                    values, peak = puna(folder, tokens, steps, name)
+                    values, peak = puna(folder, tokens, steps, name, precision)
             rates.setdefault(name, []).extend(values)
             peaks[name] = max(peaks.get(name, 0), peak)
     whole = statistics.median(rates["PyTorch"])
@@ -85,6 +89,6 @@ def main():
 
 if __name__ == "__main__":
     if sys.argv[1] == "--torch":
-        torch_steps(int(sys.argv[2]))
+        torch_steps(int(sys.argv[2]), sys.argv[3])
     else:
         main()
