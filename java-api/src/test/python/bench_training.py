@@ -61,7 +61,8 @@ def puna(folder, tokens, steps, policy, precision):
     jar = os.path.join(ROOT, "examples", "target", "puna.jar")
     command = [java, "-XX:+UseSerialGC", "-jar", jar, "train", "--config", config, "--data", tokens, "--out",
                os.path.join(folder, "model"), "--steps", str(steps), "--batch", str(SEQUENCES), "--sequence", str(TOKENS),
-               "--learning-rate", "1e-4", "--threads", str(THREADS), "--recompute", policy, "--precision", precision, "--evaluation-batches", "1", "--log", log]
+               "--learning-rate", "1e-4", "--threads", str(THREADS), "--recompute", policy, "--precision", precision,
+               "--evaluation-batches", "1", "--log", log]
     return run(command, lambda _: [json.loads(line)["tokens_per_second"] for line in open(log, encoding="utf-8")])
 
 
