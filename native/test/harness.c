@@ -379,6 +379,81 @@ void test_op_against_reference(const test_op *op) {
     test_end();
 }
 
+/* ------------------------------------------------- in BF16 ----------------------------------------------------------- */
+
+/* By another way than the kernels': 8 significant bits. Subnormal numbers do not occur. */
+float test_bf16(float value) {
+    int exponent;
+    double fraction = frexp(value, &exponent);
+    return (float)ldexp(nearbyint(ldexp(fraction, 8)), exponent - 8);
+}
+
+/* Blocks cannot hold rounded numbers and stay as they are. */
+static void round_inputs(test_buffer *b, int count, const char *kept) {
+    for (int i = 0; i < count; i++) {
+        if (b[i].role != TEST_INPUT || b[i].memory.mapping == NULL || strstr(kept, b[i].name) != NULL) continue;
+        unprotect(b[i].memory);
+        for (int64_t k = 0; k < b[i].bytes / 4 && b[i].dtype == PUNA_DTYPE_F32; k++) {
+            float *value = (float *)b[i].data + k;
+            *value = test_bf16(*value);
+        }
+        for (int64_t k = 0; k < b[i].bytes / 2 && b[i].dtype == PUNA_DTYPE_F16; k++) {
+            uint16_t *value = (uint16_t *)b[i].data + k;
+            *value = puna_f32_to_f16(test_bf16(puna_f16_to_f32(*value)));
+        }
+    }
+}
+
+static void compare_rounded(const test_buffer *got, const test_buffer *exact, const test_buffer *naive, double k, double apart) {
+    double off = 0, naive_off = 0, worst = 0, naive_worst = 0, n = (double)(got->rows * got->columns);
+    for (int64_t r = 0; r < got->rows; r++)
+        for (int64_t c = 0; c < got->columns; c++) {
+            int64_t i = r * got->stride + c;
+            double y = value_of(got, i), e = value_of(exact, i), e_naive = value_of(naive, i);
+            if (!isfinite(e) || !isfinite(y)) {
+                if (!CHECK(close_enough(y, e, got), "%s[%lld, %lld] is %g, expected %g", got->name, (long long)r, (long long)c, y,
+                           e)) return;
+                continue;
+            }
+            off += (y - e) * (y - e);
+            naive_off += (e_naive - e) * (e_naive - e);
+            worst = fmax(worst, fabs(y - e));
+            naive_worst = fmax(naive_worst, fabs(e_naive - e));
+            if (apart > 0 && !CHECK(fabs(y - e_naive) <= apart * (got->absolute + got->relative * fabs(e_naive)),
+                                    "%s[%lld, %lld] is %.9g, of rounded operands it is %.9g", got->name, (long long)r, (long long)c, y,
+                                    e_naive)) return;
+        }
+    CHECK(sqrt(off / n) <= k * sqrt(naive_off / n) + got->absolute, "%s is off by %g, a naive computation by %g", got->name,
+          sqrt(off / n), sqrt(naive_off / n));
+    CHECK(worst <= 2 * k * naive_worst + got->absolute, "%s is off by up to %g, a naive computation by %g", got->name, worst, naive_worst);
+    for (int64_t i = 0; i < (got->rows - 1) * got->stride; i++)
+        if (i % got->stride >= got->columns &&
+            !CHECK(((uint32_t *)got->data)[i] == ((uint32_t *)exact->data)[i], "padding of %s was written", got->name)) return;
+}
+
+void test_op_rounded(const test_op *op, const int64_t *d, puna_context *context, const char *kept, double k, double apart) {
+    open_backends();
+    backend on = {.context = context, .name = "BF16"};
+    test_buffer exact[TEST_BUFFERS], naive[TEST_BUFFERS], got[TEST_BUFFERS], again[TEST_BUFFERS];
+    char text[200];
+    describe_case(op, d, text, sizeof text);
+    test_case("BF16 %s %s", op->name, text);
+    int count = run(op, &backends[0], d, TEST_GUARD_AFTER, exact);
+    memset(naive, 0, sizeof naive);
+    op->buffers(backends[0].context, d, naive);
+    test_prepare(op, d, naive, count, true, TEST_GUARD_AFTER);
+    round_inputs(naive, count, kept);
+    CHECK(op->call(backends[0].context, d, naive) == PUNA_STATUS_OK, "%s", test_last_error());
+    run(op, &on, d, TEST_GUARD_AFTER, got);
+    run(op, &on, d, TEST_GUARD_BEFORE, again);
+    for (int i = 0; i < count; i++) {
+        if (!compared(&got[i])) continue;
+        compare_rounded(&got[i], &exact[i], &naive[i], k, apart);
+        CHECK(memcmp(got[i].data, again[i].data, (size_t)got[i].bytes) == 0, "the bits of %s differ", got[i].name);
+    }
+    test_release(exact, count), test_release(naive, count), test_release(got, count), test_release(again, count);
+}
+
 /* ------------------------------------------------- times on a device ------------------------------------------------- */
 
 enum { TIMED_CALLS = 20, TIMED_RUNS = 9, TIMED_SETS = 16, COPIED_BYTES = 256 << 20, COLD_BYTES = 256 << 20 };
