@@ -38,4 +38,12 @@ static inline puna_cuda_bf16_pieces puna_cuda_bf16_cut(int64_t M, int64_t N, int
     return pieces;
 }
 
+/*
+ * Key/value heads whose rounded arrays fit bytes at a time, when a head has rows of HD numbers in them, of keys, values and, for gradients,
+ * its query heads' queries and gradients. 16,384 keys of 8 heads of 128 and their values fill 64 MiB. 0 when not one fits.
+ */
+static inline int64_t puna_cuda_bf16_heads(int64_t rows, int64_t HD, int64_t bytes) {
+    return bytes / (rows * puna_cuda_bf16_stride(HD) * 2);
+}
+
 #endif

@@ -369,16 +369,11 @@ static const int64_t weight_gradients[][TEST_DIMENSIONS] = {{200, 136, 300, 0}, 
 /* Tolerances are for sums in F32; tensor cores cut off where F32 rounds, which is some twice as much. */
 static const double APART = 4;
 
-/* A naive computation that leaves blocks exact is off by the root of two less than one that rounds both operands. */
-static void rounded_product(puna_context *context, const int64_t *d) {
-    bool blocks = d[0] >= Q8_0;
-    test_op_rounded(&test_matmul, d, context, "", blocks ? 2 * sqrt(2) : 2, blocks ? 0 : APART);
-}
-
 static void rounded_products(puna_context *context) {
     for (int64_t i = 0; i < test_matmul.count; i++)
-        if (test_matmul.cases[i][1] > 8 && test_matmul.cases[i][7] == 0) rounded_product(context, test_matmul.cases[i]);
-    for (int64_t i = 0; i < TEST_COUNT(products); i++) rounded_product(context, products[i]);
+        if (test_matmul.cases[i][1] > 8 && test_matmul.cases[i][7] == 0)
+            test_op_rounded(&test_matmul, test_matmul.cases[i], context, "", 2, APART);
+    for (int64_t i = 0; i < TEST_COUNT(products); i++) test_op_rounded(&test_matmul, products[i], context, "", 2, APART);
     for (int64_t i = 0; i < test_matmul_input_backward.count; i++)
         test_op_rounded(&test_matmul_input_backward, test_matmul_input_backward.cases[i], context, "", 3, APART);
     for (int64_t i = 0; i < TEST_COUNT(input_gradients); i++)
@@ -389,11 +384,18 @@ static void rounded_products(puna_context *context) {
         test_op_rounded(&test_matmul_weight_backward, weight_gradients[i], context, "", 3, APART);
 }
 
+static void rounded_attention(puna_context *context) {
+    for (int64_t i = 0; i < test_attention.count; i++) test_op_rounded(&test_attention, test_attention.cases[i], context, "", 2, 0);
+    for (int64_t i = 0; i < test_attention_cached.count; i++)
+        test_op_rounded(&test_attention_cached, test_attention_cached.cases[i], context, "", 2, 0);
+}
+
 static void rounded(void) {
     puna_context_options options = {PUNA_BACKEND_CUDA, 0, 0, 0, PUNA_PRECISION_BF16};
     puna_context *context;
     if (!CHECK(puna_context_create(&options, test_cuda_library, &context) == PUNA_STATUS_OK, "%s", test_last_error())) return;
     rounded_products(context);
+    rounded_attention(context);
     puna_context_destroy(context);
 }
 
