@@ -33,12 +33,25 @@ struct attention_call {
     float scale;
 };
 
+struct backward_call {
+    float *dq, *dk, *dv;
+    const float *q, *k, *v, *y, *dy, *lse;
+    int64_t dq_stride, dkv_stride, q_stride, kv_stride, y_stride, dy_stride, B, T, S, NH, NKV, HD, window;
+    float scale;
+};
+
+/* What a block of the backward pass sums. */
+enum { DQ, DK_DV, DK, DV };
+
 /* Many rows of a sequence in a context of PUNA_PRECISION_BF16, of whose keys and values one head's fit the scratch: attention_bf16.cu. */
 bool rounds_attention(const cuda_context &c, const attention_part &part, const attention_call &j);
 cudaError_t attend_in_bf16(cuda_context &c, const attention_call &j, const part_list &list, int32_t cache_dtype);
+/* The same of gradients: attention_backward_bf16.cu. */
+bool rounds_gradients(const cuda_context &c, const backward_call &j);
+cudaError_t gradients_in_bf16(cuda_context &c, const backward_call &j);
 
 /* The largest score so far as it may be subtracted: of nothing but minus infinities every weight is zero. */
-static __device__ float shift_of(float largest) { return largest == -INFINITY ? 0 : largest; }
+static inline __device__ float shift_of(float largest) { return largest == -INFINITY ? 0 : largest; }
 
 /*
  * y (16, HD) += the weights s (16, 8 n) times values, where bit 4 n + e of seen is set: without tensor cores, for values that a weight

@@ -166,7 +166,7 @@ static int64_t first_of(const attention_part &part, int64_t window) {
 static int64_t keys_of(const attention_part &part, int64_t window) { return part.position + part.rows - first_of(part, window); }
 
 bool rounds_attention(const cuda_context &c, const attention_part &part, const attention_call &j) {
-    return c.precision == PUNA_PRECISION_BF16 && puna_cuda_bf16_heads(2 * keys_of(part, j.window), j.HD, kRoundedBytes) > 0;
+    return c.precision == PUNA_PRECISION_BF16 && puna_cuda_bf16_key_bytes(keys_of(part, j.window), j.HD) <= kRoundedBytes;
 }
 
 /* Rounds and attends count parts, of their key/value heads those from first_head on. */
@@ -196,14 +196,14 @@ template <int kHD> static cudaError_t attend_lists(cuda_context &c, const attent
         int count = 0;
         for (int64_t keys = 0; p + count < list.count; count++) {
             keys += keys_of(list.parts[p + count], j.window);
-            if (puna_cuda_bf16_heads(2 * keys, j.HD, kRoundedBytes) < j.NKV) break;
+            if (j.NKV * puna_cuda_bf16_key_bytes(keys, j.HD) > kRoundedBytes) break;
         }
         if (count > 0) {
             CUDA_TRY(attend_parts<kHD>(c, j, list.parts + p, count, dtype, 0, j.NKV));
             p += count;
             continue;
         }
-        int64_t most = puna_cuda_bf16_heads(2 * keys_of(list.parts[p], j.window), j.HD, kRoundedBytes);
+        int64_t most = kRoundedBytes / puna_cuda_bf16_key_bytes(keys_of(list.parts[p], j.window), j.HD);
         for (int64_t h = 0; h < j.NKV; h += most)
             CUDA_TRY(attend_parts<kHD>(c, j, list.parts + p, 1, dtype, h, puna_min(most, j.NKV - h)));
         p++;

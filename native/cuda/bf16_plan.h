@@ -38,12 +38,12 @@ static inline puna_cuda_bf16_pieces puna_cuda_bf16_cut(int64_t M, int64_t N, int
     return pieces;
 }
 
-/*
- * Key/value heads whose rounded arrays fit bytes at a time, when a head has rows of HD numbers in them, of keys, values and, for gradients,
- * its query heads' queries and gradients. 16,384 keys of 8 heads of 128 and their values fill 64 MiB. 0 when not one fits.
- */
-static inline int64_t puna_cuda_bf16_heads(int64_t rows, int64_t HD, int64_t bytes) {
-    return bytes / (rows * puna_cuda_bf16_stride(HD) * 2);
+/* Bytes of a key/value head's rounded keys and values. 8 heads of 128 and 16,384 keys fill 64 MiB. */
+static inline int64_t puna_cuda_bf16_key_bytes(int64_t keys, int64_t HD) { return 2 * keys * puna_cuda_bf16_stride(HD) * 2; }
+
+/* For gradients also its query heads' queries, their gradients and two F32 a row, of rows in twos: 16 bytes. */
+static inline int64_t puna_cuda_bf16_gradient_bytes(int64_t T, int64_t S, int64_t group, int64_t HD) {
+    return puna_cuda_bf16_key_bytes(S, HD) + group * (puna_cuda_bf16_key_bytes(T, HD) + puna_ceil_div(T, 2) * 16);
 }
 
 #endif

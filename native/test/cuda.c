@@ -384,10 +384,40 @@ static void rounded_products(puna_context *context) {
         test_op_rounded(&test_matmul_weight_backward, weight_gradients[i], context, "", 3, APART);
 }
 
+/* Beside the operations' own: prompts behind texts, in several tiles; and of what one head's keys do not fit the emulated scratch. */
+static const int64_t prompts[][TEST_DIMENSIONS] = {
+    {1, 130, 333, 4, 2, 72, 0, 1, 0}, {2, 65, 129, 3, 1, 128, 70, 1, 0}, {1, 64, 64, 6, 2, 256, 0, 0, 0}, {1, 20, 1100, 2, 1, 64, 0, 1, 0},
+};
+static const int64_t cached_prompts[][TEST_DIMENSIONS] = {
+#define X(dtype)                                                                                                            \
+    {dtype, 602, 96, 0, 70, 90, 20, 0, 17, 64}, {dtype, 401, 64, 100, 16, 200, 130, 3, 1, 5},                               \
+    {dtype, 202, 64, 0, 16, 1100, 18, 0, 20, 30}, {dtype, 804, 128, 0, 33, 1, 100, 28, 64, 64},
+    X(F32) X(F16) X(Q8_0)
+#undef X
+};
+static const int64_t texts[][TEST_DIMENSIONS] = {
+    {1, 130, 200, 4, 2, 72, 0}, {2, 65, 129, 3, 1, 128, 70}, {3, 40, 64, 6, 2, 256, 0}, {1, 300, 300, 4, 4, 64, 100},
+    {1, 20, 1100, 2, 1, 64, 0},
+};
+
+/* Fewer rows of a sequence are those of every context. */
+static bool tiled(int64_t rows) { return rows >= PUNA_CUDA_TILE_ROWS; }
+
 static void rounded_attention(puna_context *context) {
-    for (int64_t i = 0; i < test_attention.count; i++) test_op_rounded(&test_attention, test_attention.cases[i], context, "", 2, 0);
-    for (int64_t i = 0; i < test_attention_cached.count; i++)
-        test_op_rounded(&test_attention_cached, test_attention_cached.cases[i], context, "", 2, 0);
+    for (int64_t i = 0; i < test_attention.count; i++)
+        if (tiled(test_attention.cases[i][1])) test_op_rounded(&test_attention, test_attention.cases[i], context, "", 2, 0);
+    for (int64_t i = 0; i < test_attention_cached.count; i++) {
+        const int64_t *d = test_attention_cached.cases[i];
+        if (tiled(d[4]) || tiled(d[6]) || tiled(d[8])) test_op_rounded(&test_attention_cached, d, context, "", 2, 0);
+    }
+    for (int64_t i = 0; i < test_attention_backward.count; i++) {
+        const int64_t *d = test_attention_backward.cases[i];
+        if (tiled(d[1])) test_op_rounded(&test_attention_backward, d, context, "y lse", 3, 0);
+    }
+    for (int64_t i = 0; i < TEST_COUNT(prompts); i++) test_op_rounded(&test_attention, prompts[i], context, "", 2, 0);
+    for (int64_t i = 0; i < TEST_COUNT(cached_prompts); i++)
+        test_op_rounded(&test_attention_cached, cached_prompts[i], context, "", 2, 0);
+    for (int64_t i = 0; i < TEST_COUNT(texts); i++) test_op_rounded(&test_attention_backward, texts[i], context, "y lse", 3, 0);
 }
 
 static void rounded(void) {
