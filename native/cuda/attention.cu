@@ -256,7 +256,7 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
                 total[e / 2] += s[n][e];
             }
         if (odd) {
-            add_seen<kTileKeys / 8, kHD>(y, s, seen, [&](int key, int d) { return v_tile[key * kPitch + d]; });
+            add_seen<kTileKeys / 8, kHD>(y, s, seen, lane, [=](int key, int d) { return v_tile[key * kPitch + d]; });
             continue;
         }
         UNROLL

@@ -57,8 +57,9 @@ static inline __device__ float shift_of(float largest) { return largest == -INFI
  * y (16, HD) += the weights s (16, 8 n) times values, where bit 4 n + e of seen is set: without tensor cores, for values that a weight
  * of zero must not meet.
  */
-template <int kN, int kHD, class Value> static __device__ void add_seen(float (*y)[4], const float (*s)[4], unsigned seen, Value value) {
-    int lane = threadIdx.x % 32, t = lane % 4;
+template <int kN, int kHD, class Value>
+static __device__ void add_seen(float (*y)[4], const float (*s)[4], unsigned seen, int lane, Value value) {
+    int t = lane % 4;
     UNROLL
     for (int n = 0; n < kN; n++)
         for (int in_n = 0; in_n < 8; in_n++) {

@@ -123,7 +123,7 @@ static __global__ void __launch_bounds__(kTileThreads)
             for (int n = 0; n < kKeys / 8; n++)
                 UNROLL
                 for (int e = 0; e < 4; e++) s[n][e] = puna_bf16_to_f32((uint16_t)bf16_pair(s[n][e], 0));
-            add_seen<kKeys / 8, kHD>(y, s, seen, [&](int key, int d) {
+            add_seen<kKeys / 8, kHD>(y, s, seen, lane, [=](int key, int d) {
                 return puna_bf16_to_f32(v_tile[place<kHD>(key, d / 8) + d % 8]);
             });
             continue;

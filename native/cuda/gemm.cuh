@@ -45,7 +45,8 @@ template <int kDtype> struct column_loader {
         for (int at = threadIdx.x; at < kTileRows * kTileDepth; at += kTileThreads) {
             int i = at % kTileRows, k = at / kTileRows;
             bool inside = first + i < columns && k0 + k < K;
-            tile[i * kTilePitch + k] = inside ? plain_value(data, kDtype, (k0 + k) * stride + first + i) : 0;
+            float *to = tile + i * kTilePitch + k;
+            *to = inside ? plain_value(data, kDtype, (k0 + k) * stride + first + i) : 0;
         }
     }
 };

@@ -26,7 +26,7 @@ __device__ void ask_for_step(uint16_t *tile, const bf16_matrix &from, int64_t fi
 
 template <int kTile, bool kTurnedA, bool kTurnedB>
 static __global__ void __launch_bounds__(2 * kTile, 256 / kTile)
-    gemm_bf16(bf16_matrix a, bf16_matrix b, output out, int64_t M, int64_t N, int64_t K) {
+    gemm_bf16(bf16_matrix a, bf16_matrix b, output out, int64_t M, int64_t N, int K) {
     DYNAMIC_SHARED(uint16_t, shared);
     constexpr int kOperand = kTile * kStepDepth, kBlocks = kTile / 32; /* of 16 rows, of a warp */
     int64_t tiles = (M + kTile - 1) / kTile; /* neighbours share b's tile, the larger one */
@@ -34,20 +34,21 @@ static __global__ void __launch_bounds__(2 * kTile, 256 / kTile)
     int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     int m = warp % 2 * (kTile / 2), n = warp / 2 * 32;
     float c[kBlocks][4][4] = {};
-    auto ask = [&](int64_t k0) {
-        uint16_t *tile = shared + k0 / kStepDepth % kStages * (2 * kOperand);
-        if (k0 < K) {
-            ask_for_step<kTile, kTurnedA>(tile, a, m0, M, k0, K);
-            ask_for_step<kTile, kTurnedB>(tile + kOperand, b, n0, N, k0, K);
+    int steps = (K + kStepDepth - 1) / kStepDepth;
+    auto ask = [&](int step) {
+        uint16_t *tile = shared + step % kStages * (2 * kOperand);
+        if (step < steps) {
+            ask_for_step<kTile, kTurnedA>(tile, a, m0, M, step * kStepDepth, K);
+            ask_for_step<kTile, kTurnedB>(tile + kOperand, b, n0, N, step * kStepDepth, K);
         }
         commit_copies();
     };
-    for (int s = 0; s < kStages - 1; s++) ask(s * kStepDepth);
-    for (int64_t k0 = 0; k0 < K; k0 += kStepDepth) {
+    for (int step = 0; step < kStages - 1; step++) ask(step);
+    for (int step = 0; step < steps; step++) {
         wait_for_copies<kStages - 2>();
         __syncthreads(); /* this step is here, and nobody is left in the one before, whose place is next */
-        ask(k0 + (kStages - 1) * kStepDepth);
-        const uint16_t *a_tile = shared + k0 / kStepDepth % kStages * (2 * kOperand), *b_tile = a_tile + kOperand;
+        ask(step + kStages - 1);
+        const uint16_t *a_tile = shared + step % kStages * (2 * kOperand), *b_tile = a_tile + kOperand;
         UNROLL
         for (int k = 0; k < kStepDepth; k += 16) {
             uint32_t a_part[kBlocks][4], b_part[2][4];
@@ -98,19 +99,23 @@ static __global__ void round_rows(uint16_t *to, int stride, const char *from, in
     store_rounded(to + (int64_t)r * stride + k, w);
 }
 
+static bool lies_rounded(const plain_operand &operand) {
+    return operand.dtype == PUNA_DTYPE_BF16 && aligned_rows(operand.data, operand.row_bytes);
+}
+
 /* A rectangle of an operand as BF16: where it lies, or rounded into to. */
 static cudaError_t rounded(cuda_context &c, const plain_operand &from, int64_t row, int64_t rows, int64_t column, int64_t columns,
                            uint16_t *to, bf16_matrix *out) {
     const char *data = (const char *)from.data + row * from.row_bytes;
-    bool aligned = aligned_rows(from.data, from.row_bytes);
-    if (from.dtype == PUNA_DTYPE_BF16 && aligned) {
+    if (lies_rounded(from)) {
         *out = {(const uint16_t *)data + column, from.row_bytes / 2};
         return cudaSuccess;
     }
     *out = {to, puna_cuda_bf16_stride(columns)};
     return for_dtype(from.dtype, [&](auto dtype) {
         constexpr int kDtype = decltype(dtype)::value;
-        auto kernel = aligned && columns % 8 == 0 ? round_rows<kDtype, true> : round_rows<kDtype, false>;
+        bool vector = columns % 8 == 0 && aligned_rows(from.data, from.row_bytes);
+        auto kernel = vector ? round_rows<kDtype, true> : round_rows<kDtype, false>;
         return launch(c, kernel, (unsigned)puna_ceil_div(rows * out->stride / 8, 256), 256, 0, to, (int)out->stride, data, from.row_bytes,
                       column, columns, (int)rows);
     });
@@ -121,7 +126,7 @@ static cudaError_t launch_gemm_bf16(cuda_context &c, bf16_matrix a, bf16_matrix 
     constexpr int64_t bytes = kStages * 2 * kTile * kStepDepth * (int64_t)sizeof(uint16_t);
     int64_t tiles = puna_ceil_div(M, kTile) * puna_ceil_div(N, kTile);
     if (tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
-    return launch(c, gemm_bf16<kTile, kTurnedA, kTurnedB>, (unsigned)tiles, 2 * kTile, bytes, a, b, out, M, N, K);
+    return launch(c, gemm_bf16<kTile, kTurnedA, kTurnedB>, (unsigned)tiles, 2 * kTile, bytes, a, b, out, M, N, (int)K);
 }
 
 struct bf16_product {
@@ -143,10 +148,11 @@ static cudaError_t multiply_bf16(cuda_context &c, const plain_operand &a, const 
             int64_t depth = puna_min(most.K, K - k0), rows = puna_min(most.M, M - m0);
             CUDA_TRY(kTurnedA ? rounded(c, a, k0, depth, m0, rows, a_place, &a_part)
                      : rounded(c, a, m0, rows, k0, depth, a_place, &a_part));
-            for (int p = 0; p < count; p++)
-                for (int64_t n0 = 0; n0 < products[p].N; n0 += most.N) {
-                    const bf16_product &product = products[p];
-                    int64_t columns = puna_min(most.N, product.N - n0);
+            for (int p = 0; p < count; p++) {
+                const bf16_product &product = products[p];
+                int64_t most_N = lies_rounded(product.b) ? product.N : most.N;
+                for (int64_t n0 = 0; n0 < product.N; n0 += most_N) {
+                    int64_t columns = puna_min(most_N, product.N - n0);
                     bool there = m0 > 0 && count == 1 && columns == product.N; /* from the rows before */
                     if (!there)
                         CUDA_TRY(kTurnedB ? rounded(c, product.b, k0, depth, n0, columns, b_place, &b_part)
@@ -159,6 +165,7 @@ static cudaError_t multiply_bf16(cuda_context &c, const plain_operand &a, const 
                                 : launch_gemm_bf16<PUNA_CUDA_BF16_SMALL, kTurnedA, kTurnedB>;
                     CUDA_TRY(gemm(c, a_part, b_part, out, rows, columns, depth));
                 }
+            }
         }
     return cudaSuccess;
 }
