@@ -3,14 +3,14 @@
  * F32. Two roles, as attention_backward.cu has them, and like those without atomics.
  *
  * Version 2: operands are rounded by passes into the scratch, as (head, row, width), which also leave each row's lse and dy . y; four warps
- * own 64 rows and stream 64, 32 or 16 at a time (heads up to 64, 128, 256) in two stages of cp.async; fragments by ldmatrix, p and ds stay
- * in registers; only tiles at an edge look at positions, and a warp that meets none of a tile leaves it out. Should be bound by the
- * tensor cores, of which it asks seven products where five would do, were s and dp shared; not measured. Next: WGMMA on sm_90a.
+ * own 64 rows and stream 32, of heads above 128 16, in two stages of cp.async; fragments by ldmatrix, p and ds stay in registers; only
+ * tiles at an edge look at positions, and a warp that meets none of a tile leaves it out. Should be bound by the tensor cores, of which
+ * it asks seven products where five would do, were s and dp shared; not measured. Next: WGMMA on sm_90a.
  */
-#include "round_keys.cuh"
+#include "attention_bf16.cuh"
 
 constexpr int kOwn = 64, kOwners = 128; /* rows, threads */
-template <int kHD> constexpr int kStream = kHD <= 64 ? 64 : kHD <= 128 ? 32 : 16;
+template <int kHD> constexpr int kStream = kHD <= 128 ? 32 : 16;
 template <int kHD> constexpr int64_t kBackwardBytes =
     2 * (kOwn + 2 * kStream<kHD>) * kPitch<kHD> * (int64_t)sizeof(uint16_t) + 2 * kStream<kHD> * (int64_t)sizeof(float2);
 
@@ -27,8 +27,11 @@ struct rounded_arrays {
 /* A warp a row; y is the head, z the batch. dy . y is that of the rounded dy, as dp is, so that ds adds up to zero. */
 static __global__ void __launch_bounds__(256) round_queries(rounded_arrays to, backward_call j) {
     int64_t row = (int64_t)blockIdx.x * 8 + threadIdx.x / 32, group = j.NH / j.NKV, head = to.first_head * group + blockIdx.y;
-    if (row >= j.T) return;
     int64_t in = (to.first_batch + blockIdx.z) * j.T + row, out_head = (int64_t)blockIdx.z * gridDim.y + blockIdx.y;
+    if (row >= j.T) {
+        if (row < to.sums_stride && threadIdx.x % 32 == 0) to.sums[out_head * to.sums_stride + row] = {0, 0}; /* the last pair's */
+        return;
+    }
     const float *q = j.q + in * j.q_stride + head * j.HD, *dy = j.dy + in * j.dy_stride + head * j.HD;
     const float *y = j.y + in * j.y_stride + head * j.HD;
     int64_t out = (out_head * j.T + row) * to.stride;
@@ -45,37 +48,6 @@ static __global__ void __launch_bounds__(256) round_queries(rounded_arrays to, b
     dot = warp_reduce<sum_of>(dot);
     float lse = j.lse[((to.first_batch + blockIdx.z) * j.NH + head) * j.T + row];
     if (threadIdx.x % 32 == 0) to.sums[out_head * to.sums_stride + row] = {lse * kLog2E, dot};
-}
-
-/* c (16, 8 n) = own rows times streamed rows. */
-template <int kHD> static __device__ void scores(float (*c)[4], const uint16_t *own_tile, int own, const uint16_t *stream) {
-    for (int d = 0; d < kHD; d += 16) {
-        uint32_t a[4], b[4];
-        fragment<kHD, ROWS_FIRST, false>(a, own_tile, own, d);
-        UNROLL
-        for (int n = 0; n < kStream<kHD> / 16; n++) {
-            fragment<kHD, COLUMNS_FIRST, false>(b, stream, 16 * n, d);
-            mma_bf16(c[2 * n], a, b);
-            mma_bf16(c[2 * n + 1], a, b + 2);
-        }
-    }
-}
-
-/* sum (16, HD) += c (16, 8 n), rounded, times streamed rows. */
-template <int kHD> static __device__ void add_products(float (*sum)[4], const float (*c)[4], const uint16_t *stream) {
-    UNROLL
-    for (int n = 0; n < kStream<kHD> / 16; n++) {
-        const float *left = c[2 * n], *right = c[2 * n + 1];
-        const uint32_t a[4] = {bf16_pair(left[0], left[1]), bf16_pair(left[2], left[3]), bf16_pair(right[0], right[1]),
-                               bf16_pair(right[2], right[3])};
-        UNROLL
-        for (int d = 0; d < kHD / 16; d++) {
-            uint32_t b[4];
-            fragment<kHD, ROWS_FIRST, true>(b, stream, 16 * n, 16 * d);
-            mma_bf16(sum[2 * d], a, b);
-            mma_bf16(sum[2 * d + 1], a, b + 2);
-        }
-    }
 }
 
 template <int kHD>
@@ -157,8 +129,8 @@ static __global__ void __launch_bounds__(kOwners) gradients_bf16(backward_call j
         bool edge = key1 > position0 || (j.window > 0 && key0 <= position1 - j.window) || stream0 + kRows > end;
 
         float p[kRows / 8][4] = {}, ds[kRows / 8][4] = {};
-        scores<kHD>(p, own1, own, stream1);
-        if (first_wanted) scores<kHD>(ds, own2, own, stream2);
+        scores<kHD, kRows>(p, own1, own, stream1);
+        if (first_wanted) scores<kHD, kRows>(ds, own2, own, stream2);
         UNROLL
         for (int n = 0; n < kRows / 8; n++)
             UNROLL
@@ -174,8 +146,8 @@ static __global__ void __launch_bounds__(kOwners) gradients_bf16(backward_call j
                 p[n][e] = visible ? exp2f(fmaf(p[n][e], scale, -of.x)) : 0;
                 ds[n][e] = visible ? p[n][e] * (ds[n][e] - of.y) : 0;
             }
-        if constexpr (first_wanted) add_products<kHD>(first, ds, stream1);
-        if constexpr (second_wanted) add_products<kHD>(second, p, stream2);
+        if constexpr (first_wanted) add_products<kHD, kRows>(first, ds, stream1);
+        if constexpr (second_wanted) add_products<kHD, kRows>(second, p, stream2);
     }
     wait_for_copies<0>(); /* where nothing was streamed, too */
     int64_t row = own0 + own + g, b = from.first_batch + blockIdx.y;

@@ -11,7 +11,7 @@
  * What a row does not see adds nothing to it, whatever it holds: hidden scores are replaced, and where a tile that only some of its rows
  * see has values that are not finite, weights and values meet without tensor cores.
  */
-#include "round_keys.cuh"
+#include "attention_bf16.cuh"
 
 constexpr int kQueries = 64, kKeys = PUNA_CUDA_BF16_KEYS, kTileThreads = 128;
 template <int kHD> constexpr int64_t kTileBytes = (kQueries + 2 * kKeys) * kPitch<kHD> * (int64_t)sizeof(uint16_t);
@@ -58,16 +58,7 @@ static __global__ void __launch_bounds__(kTileThreads)
         commit_copies();
 
         float s[kKeys / 8][4] = {};
-        for (int d = 0; d < kHD && !hidden; d += 16) {
-            uint32_t a[4], b[4];
-            fragment<kHD, ROWS_FIRST, false>(a, q_tile, own, d);
-            UNROLL
-            for (int n = 0; n < kKeys / 16; n++) {
-                fragment<kHD, COLUMNS_FIRST, false>(b, k_tile, 16 * n, d);
-                mma_bf16(s[2 * n], a, b);
-                mma_bf16(s[2 * n + 1], a, b + 2);
-            }
-        }
+        if (!hidden) scores<kHD, kKeys>(s, q_tile, own, k_tile);
         wait_for_copies<0>();
         __syncthreads(); /* values are here, and nobody is left in the keys */
         if (key0 + kKeys < end) ask_for_tile<kKeys, kHD, kTileThreads>(k_tile, k, key0 + kKeys, end, 0, k.stride);
@@ -128,19 +119,7 @@ static __global__ void __launch_bounds__(kTileThreads)
             });
             continue;
         }
-        UNROLL
-        for (int n = 0; n < kKeys / 16; n++) { /* what the first product left is the second's left side as it lies */
-            const float *left = s[2 * n], *right = s[2 * n + 1];
-            const uint32_t a[4] = {bf16_pair(left[0], left[1]), bf16_pair(left[2], left[3]), bf16_pair(right[0], right[1]),
-                                   bf16_pair(right[2], right[3])};
-            UNROLL
-            for (int d = 0; d < kHD / 16; d++) {
-                uint32_t b[4];
-                fragment<kHD, ROWS_FIRST, true>(b, v_tile, 16 * n, 16 * d);
-                mma_bf16(y[2 * d], a, b);
-                mma_bf16(y[2 * d + 1], a, b + 2);
-            }
-        }
+        add_products<kHD, kKeys>(y, s, v_tile);
     }
     bool pairs = ((uintptr_t)j.y | (uint64_t)(j.y_stride | j.HD) * sizeof(float)) % sizeof(float2) == 0;
     UNROLL

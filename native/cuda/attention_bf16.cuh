@@ -1,6 +1,6 @@
-/* Keys and values of attention as BF16. */
-#ifndef PUNA_CUDA_ROUND_KEYS_CUH
-#define PUNA_CUDA_ROUND_KEYS_CUH
+/* What attention in BF16, forward and backward, shares: the pass that rounds keys and values, and a warp's products. */
+#ifndef PUNA_CUDA_ATTENTION_BF16_CUH
+#define PUNA_CUDA_ATTENTION_BF16_CUH
 
 #include "attention.cuh"
 #include "bf16.cuh"
@@ -36,6 +36,37 @@ static inline cudaError_t round_part(cuda_context &c, uint16_t *k, uint16_t *v, 
                   : round_keys<PUNA_DTYPE_Q8_0>;
     dim3 grid((unsigned)puna_ceil_div(keys * stride / 8, 256), (unsigned)heads, 2);
     return launch(c, kernel, grid, 256, 0, k, v, part, first_head, first_key, (int)keys, HD, (int)stride);
+}
+
+/* c (16, kRows) += rows own to own + 15 of a tile times those of another. */
+template <int kHD, int kRows> static __device__ void scores(float (*c)[4], const uint16_t *own_tile, int own, const uint16_t *tile) {
+    for (int d = 0; d < kHD; d += 16) {
+        uint32_t a[4], b[4];
+        fragment<kHD, ROWS_FIRST, false>(a, own_tile, own, d);
+        UNROLL
+        for (int n = 0; n < kRows / 16; n++) {
+            fragment<kHD, COLUMNS_FIRST, false>(b, tile, 16 * n, d);
+            mma_bf16(c[2 * n], a, b);
+            mma_bf16(c[2 * n + 1], a, b + 2);
+        }
+    }
+}
+
+/* sum (16, HD) += c (16, kRows), rounded, times a tile's rows: what a product left is the left side of the next as it lies. */
+template <int kHD, int kRows> static __device__ void add_products(float (*sum)[4], const float (*c)[4], const uint16_t *tile) {
+    UNROLL
+    for (int n = 0; n < kRows / 16; n++) {
+        const float *left = c[2 * n], *right = c[2 * n + 1];
+        const uint32_t a[4] = {bf16_pair(left[0], left[1]), bf16_pair(left[2], left[3]), bf16_pair(right[0], right[1]),
+                               bf16_pair(right[2], right[3])};
+        UNROLL
+        for (int d = 0; d < kHD / 16; d++) {
+            uint32_t b[4];
+            fragment<kHD, ROWS_FIRST, true>(b, tile, 16 * n, 16 * d);
+            mma_bf16(sum[2 * d], a, b);
+            mma_bf16(sum[2 * d + 1], a, b + 2);
+        }
+    }
 }
 
 #endif
