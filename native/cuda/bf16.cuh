@@ -10,7 +10,7 @@
 
 #include "bf16_plan.h"
 
-/* Of the scratch, for rounded operands; and large tiles that are enough. For tests so few that small shapes come to all there is. */
+/* Of the scratch, for rounded operands; and how many large tiles are enough: in tests so few that small shapes meet all there is. */
 #if defined(__CUDACC__)
 constexpr int64_t kRoundedBytes = kScratchBytes, kEnoughTiles = 128;
 #else
