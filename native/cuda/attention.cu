@@ -7,32 +7,10 @@
  * at F32's precision (mma.cuh). The weights' registers serve as the second product's left side as they are, because keys may be
  * taken in any order if values are too. A tile that holds a number that is not finite is computed without tensor cores: a hidden
  * key's weight of zero must not meet an infinity, nor a rest an infinity's other half. Not measured. Next: cp.async in two stages;
- * one F16/BF16 product (m16n8k16) where the context is asked for that precision; WGMMA on sm_90a.
+ * WGMMA on sm_90a. In contexts of PUNA_PRECISION_BF16 many rows are attention_bf16.cu.
  */
+#include "attention.cuh"
 #include "decode.cuh"
-#include "mma.cuh"
-
-#include "attention_plan.h"
-
-/* One sequence's part of a call. Strides count elements. */
-struct attention_part {
-    const char *k, *v; /* of the first key/value head and key                                                       */
-    int64_t head_stride, key_stride;
-    int64_t first;    /* row in q and y                                                                             */
-    int64_t rows;
-    int64_t position; /* of the first row: it sees keys up to this one                                              */
-    int64_t lse;      /* where the part's (NH, rows) begin                                                          */
-};
-
-constexpr int kParts = 32;
-struct part_list {
-    attention_part parts[kParts];
-    int count;
-    /* In a recording caches, capacities and positions are those of the replay's sequences, which lie on the device; else null. */
-    const puna_kv_sequence *sequences;
-    int64_t layer, NKV, HD;
-    puna_block block; /* of the caches' type */
-};
 
 /* Where a layer of a sequence's cache is, and what the step adds to it; row is its first among all. */
 static __host__ __device__ attention_part cached_part(const part_list &list, const puna_kv_sequence &sequence, int64_t row) {
@@ -46,13 +24,6 @@ static __device__ attention_part part_at(const part_list &list, int p) {
     return list.sequences == nullptr ? list.parts[p] : cached_part(list, list.sequences[row], row);
 }
 
-struct attention_call {
-    float *y, *lse;
-    const float *q;
-    int64_t y_stride, q_stride, NH, NKV, HD, window;
-    float scale;
-};
-
 /* Element i of a cache; puna_value without the arithmetic that the device has an instruction for. */
 template <int32_t kDtype> static __device__ float key_value(const char *data, int64_t i) {
     if constexpr (kDtype == PUNA_DTYPE_Q8_0) {
@@ -62,9 +33,6 @@ template <int32_t kDtype> static __device__ float key_value(const char *data, in
         return plain_value(data, kDtype, i);
     }
 }
-
-/* The largest score so far as it may be subtracted: of nothing but minus infinities every weight is zero. */
-static __device__ float shift_of(float largest) { return largest == -INFINITY ? 0 : largest; }
 
 /* ------------------------------------------------- few rows --------------------------------------------------------- */
 
@@ -288,24 +256,7 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
                 total[e / 2] += s[n][e];
             }
         if (odd) {
-            UNROLL
-            for (int n = 0; n < kTileKeys / 8; n++)
-                for (int in_n = 0; in_n < 8; in_n++) {
-                    int key = 8 * n + in_n, owner = (lane & ~3) | (in_n / 2);
-                    unsigned owner_seen = __shfl_sync(kAllLanes, seen, owner);
-                    UNROLL
-                    for (int i = 0; i < 2; i++) {
-                        float even = __shfl_sync(kAllLanes, s[n][2 * i], owner);
-                        float uneven = __shfl_sync(kAllLanes, s[n][2 * i + 1], owner);
-                        float weight = key % 2 == 0 ? even : uneven;
-                        if (!(owner_seen >> (4 * n + 2 * i + key % 2) & 1)) continue;
-                        UNROLL
-                        for (int d = 0; d < kHD / 8; d++)
-                            UNROLL
-                            for (int e = 0; e < 2; e++)
-                                y[d][2 * i + e] = fmaf(weight, v_tile[key * kPitch + 8 * d + 2 * t + e], y[d][2 * i + e]);
-                    }
-                }
+            add_seen<kTileKeys / 8, kHD>(y, s, seen, lane, [=](int key, int d) { return v_tile[key * kPitch + d]; });
             continue;
         }
         UNROLL
@@ -347,9 +298,12 @@ template <int kHD, int32_t kDtype> static cudaError_t attend_many(cuda_context &
 
 /* ------------------------------------------------- calls ------------------------------------------------------------ */
 
-template <int32_t kDtype> static cudaError_t attend(cuda_context &c, const attention_call &j, const part_list &list, bool few) {
+enum how { FEW_ROWS, MANY_ROWS, MANY_ROWS_IN_BF16, HOWS };
+
+template <int32_t kDtype> static cudaError_t attend(cuda_context &c, const attention_call &j, const part_list &list, int how) {
     if (list.count == 0) return cudaSuccess;
-    if (few)
+    if (how == MANY_ROWS_IN_BF16) return attend_in_bf16(c, j, list, kDtype);
+    if (how == FEW_ROWS)
         return j.HD <= 64 ? attend_few<64, kDtype>(c, j, list) : j.HD <= 128 ? attend_few<128, kDtype>(c, j, list)
                : attend_few<256, kDtype>(c, j, list);
     return j.HD <= 64 ? attend_many<64, kDtype>(c, j, list) : j.HD <= 96 ? attend_many<96, kDtype>(c, j, list)
@@ -359,19 +313,20 @@ template <int32_t kDtype> static cudaError_t attend(cuda_context &c, const atten
 /* Computes count parts, part_of(i), kParts of a kind at a time. */
 template <int32_t kDtype, class PartOf> static cudaError_t attend_all(cuda_context &c, const attention_call &j, int64_t count,
                                                                  PartOf part_of, const part_list &empty = {}) {
-    part_list lists[2] = {empty, empty}; /* many rows, few rows */
+    part_list lists[HOWS] = {empty, empty, empty};
     for (int64_t i = 0; i < count; i++) {
         attention_part part = part_of(i);
         if (part.rows == 0) continue;
-        bool few = part.rows < PUNA_CUDA_TILE_ROWS;
-        part_list &list = lists[few];
+        int how = part.rows < PUNA_CUDA_TILE_ROWS ? FEW_ROWS : rounds_attention(c, part, j) ? MANY_ROWS_IN_BF16 : MANY_ROWS;
+        part_list &list = lists[how];
         list.parts[list.count++] = part;
         if (list.count < kParts) continue;
-        CUDA_TRY(attend<kDtype>(c, j, list, few));
+        CUDA_TRY(attend<kDtype>(c, j, list, how));
         list.count = 0;
     }
-    CUDA_TRY(attend<kDtype>(c, j, lists[0], false));
-    return attend<kDtype>(c, j, lists[1], true);
+    CUDA_TRY(attend<kDtype>(c, j, lists[MANY_ROWS_IN_BF16], MANY_ROWS_IN_BF16));
+    CUDA_TRY(attend<kDtype>(c, j, lists[MANY_ROWS], MANY_ROWS));
+    return attend<kDtype>(c, j, lists[FEW_ROWS], FEW_ROWS);
 }
 
 static bool too_wide(puna_context *base, const char *op, int64_t HD, puna_status *status) {

@@ -5,25 +5,14 @@
  * Either way s = own1 stream1^T and dp = own2 stream2^T, from which p and ds, then first += ds stream1 and second += p stream2: all on
  * the tensor cores at F32's precision (mma.cuh). dy . y is summed again where it is needed. Heads above 128 take dk and dv one
  * after the other, for the registers. Not measured. Next: cp.async; sharing s and dp between the roles as FlashAttention does
- * would cost atomics or a pass.
+ * would cost atomics or a pass. In contexts of PUNA_PRECISION_BF16 sixteen rows and more are attention_backward_bf16.cu.
  */
-#include "attention_plan.h"
-#include "decode.cuh"
-#include "mma.cuh"
+#include "attention.cuh"
 
 int64_t PUNA_KERNEL(attention_backward_workspace_size)(puna_context *context, int64_t NH, int64_t NKV, int64_t HD) {
     (void)context, (void)NH, (void)NKV, (void)HD;
     return 0;
 }
-
-struct backward_call {
-    float *dq, *dk, *dv;
-    const float *q, *k, *v, *y, *dy, *lse;
-    int64_t dq_stride, dkv_stride, q_stride, kv_stride, y_stride, dy_stride, B, T, S, NH, NKV, HD, window;
-    float scale;
-};
-
-enum { DQ, DK_DV, DK, DV };
 
 template <int kHD> constexpr int kOwn = kHD <= 128 ? 64 : 32;
 template <int kHD> constexpr int kStream = kHD <= 96 ? 32 : 16;
@@ -202,6 +191,7 @@ puna_status PUNA_KERNEL(attention_backward)(puna_context *context, float *dq, in
     backward_call j = {dq, dk, dv, q, k, v, y, dy, lse, dq_stride, dkv_stride, q_stride, kv_stride, y_stride, dy_stride, B, T, S,
                        NH, NKV, HD, window, scale};
     return run(context, op, [=](cuda_context &c) {
+        if (rounds_gradients(c, j)) return gradients_in_bf16(c, j);
         return HD <= 64 ? backward<64>(c, j) : HD <= 96 ? backward<96>(c, j) : HD <= 128 ? backward<128>(c, j) : backward<256>(c, j);
     });
 }

@@ -141,7 +141,7 @@ static puna_status create(const puna_context_options *options, puna_fail_functio
 static void describe(const puna_context *base, char *line, size_t capacity) {
     const cuda_context *context = static_cast<const cuda_context *>(base);
     snprintf(line, capacity, "cuda:%d %s%s", context->device, context->name,
-             context->precision == PUNA_PRECISION_BF16 ? ", products in BF16" : "");
+             context->precision == PUNA_PRECISION_BF16 ? ", products and attention in BF16" : "");
 }
 
 static puna_status allocate(puna_context *base, int64_t bytes, void **memory) {

@@ -2,9 +2,9 @@
  * Up to eight rows: version 1, a warp for two rows of the weight, which it reads once, in its own type, for all rows of x. Lanes take
  * eight elements each in turn, their sums meet in a butterfly; products of a call with weights of one type are one launch. Bound by the
  * weight's bytes if decoding keeps up; not measured. Next: a repacked layout of block types aligned to 16 bytes; x in shared memory.
- * More rows: gemm.cuh.
+ * More rows: gemm.cuh, or gemm_bf16.cuh.
  */
-#include "gemm.cuh"
+#include "gemm_bf16.cuh"
 
 int64_t PUNA_KERNEL(matmul_workspace_size)(puna_context *context, const puna_matmul_product *products, int32_t count,
                                            int64_t rows, int64_t K) {
@@ -79,6 +79,14 @@ puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul
                                         int64_t rows, int64_t K, void *workspace) {
     (void)workspace;
     return run(context, "puna_matmul_forward", [=](cuda_context &c) {
+        if (rows > kFewRows && c.precision == PUNA_PRECISION_BF16) {
+            bf16_product list[PUNA_MATMUL_MAX_PRODUCTS];
+            for (int32_t p = 0; p < count; p++) {
+                int32_t type = products[p].w_dtype;
+                list[p] = {{w[p], type, puna_row_bytes(type, K)}, products[p].N, {y[p], products[p].y_stride, products[p].accumulate}};
+            }
+            return multiply_bf16<false, false>(c, {x, PUNA_DTYPE_F32, x_stride * (int64_t)sizeof(float)}, list, count, rows, K);
+        }
         for (int32_t p = 0; p < count;) {
             int32_t type = products[p].w_dtype;
             bool vector = K % 8 == 0 && aligned_rows(x, x_stride * 4);

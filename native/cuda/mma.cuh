@@ -11,6 +11,7 @@
  * And at that of BF16: mma.sync.m16n8k16, of whose operands a register holds two numbers side by side in k, the first in its low half:
  *   a (16, 16)  a[0] = (g, 2 t)   a[1] = (g + 8, 2 t)   a[2] = (g, 2 t + 8)   a[3] = (g + 8, 2 t + 8)
  *   b (16, 8)   b[0] = (2 t, g)   b[1] = (2 t + 8, g)                                                (k, n)
+ * ldmatrix fills them from shared memory, cp.async fills that.
  */
 #ifndef PUNA_CUDA_MMA_CUH
 #define PUNA_CUDA_MMA_CUH
@@ -66,6 +67,52 @@ __device__ inline void mma_bf16(float c[4], const uint32_t a[4], const uint32_t 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
     emulated_mma_bf16(c, a, b);
+#endif
+}
+
+/*
+ * Four matrices of 8 x 8 numbers of 16 bits: row is this lane's, row l % 8 of matrix l / 8, aligned to 16 bytes. to[i] are numbers
+ * (g, 2 t) and (g, 2 t + 1) of matrix i, or of its transpose.
+ */
+template <bool kTransposed> __device__ void load_matrices(uint32_t to[4], const uint16_t *row) {
+#if defined(__CUDACC__)
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    if constexpr (kTransposed)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(at) : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(at) : "memory");
+#else
+    emulated_load_matrices(to, row, kTransposed);
+#endif
+}
+
+/* 16 bytes to shared memory, past the registers and the L1, or zeros: there when this thread has waited for their group. */
+__device__ inline void copy_async(void *to, const void *from, bool inside) {
+#if defined(__CUDACC__)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :: "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(__cvta_generic_to_global(from)), "r"(inside ? 16 : 0) : "memory");
+#else
+    emulated_copy_async(to, from, inside);
+#endif
+}
+
+/* Ends a group of this thread's copies. */
+__device__ inline void commit_copies() {
+#if defined(__CUDACC__)
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#else
+    emulated_commit_copies();
+#endif
+}
+
+/* Waits for all groups of this thread's copies but the last kGroups; for other threads' the block's barrier, after that. */
+template <int kGroups> __device__ void wait_for_copies() {
+#if defined(__CUDACC__)
+    asm volatile("cp.async.wait_group %0;" :: "n"(kGroups) : "memory");
+#else
+    emulated_wait_for_copies(kGroups);
 #endif
 }
 

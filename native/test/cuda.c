@@ -5,6 +5,7 @@
 #include "test.h"
 
 #include "../cuda/attention_plan.h"
+#include "../cuda/bf16_plan.h"
 #include "blocks.h"
 
 #include <stdlib.h>
@@ -24,6 +25,22 @@ static void plans(void) {
                 CHECK(split == 128 || puna_ceil_div(keys, split / 2) * row > 64 * MB, "stretches of %lld would do", (long long)split / 2);
             }
     CHECK(puna_cuda_split_keys(1, 1, 256, 1000) == 0, "scratch for less than one stretch");
+    test_case("BF16 tiles and pieces");
+    CHECK(puna_cuda_bf16_tile(2048, 4096, 128) == 128 && puna_cuda_bf16_tile(64, 1 << 20, 128) == 64 &&
+          puna_cuda_bf16_tile(1 << 20, 64, 128) == 64 && puna_cuda_bf16_tile(65, 128 * 128, 128) == 128 &&
+          puna_cuda_bf16_tile(1024, 2047, 128) == 128 && puna_cuda_bf16_tile(1024, 1920, 128) == 64, "tiles");
+    puna_cuda_bf16_pieces whole = puna_cuda_bf16_cut(4096, 4096, 4096, 64 * MB), tall = puna_cuda_bf16_cut(4097, 128256, 4096, 64 * MB);
+    CHECK(whole.M == 4096 && whole.N == 4096 && whole.K == 4096 && tall.M == 4096 && tall.N == 4096 && tall.K == 4096, "4096 each");
+    for (int64_t bytes = 256 << 10; bytes <= 64 * MB; bytes *= 16)
+        for (int64_t M = 1; M < 10000000; M = M * 5 + 3)
+            for (int64_t K = 1; K < 10000000; K = K * 3 + 1) {
+                puna_cuda_bf16_pieces p = puna_cuda_bf16_cut(M, 77, K, bytes);
+                int64_t as_rows = p.M * puna_cuda_bf16_stride(p.K), as_columns = p.K * puna_cuda_bf16_stride(p.M);
+                CHECK(p.M > 0 && p.N > 0 && p.K > 0 && p.M <= M && p.N <= 77 && p.K <= K && 2 * as_rows <= bytes / 2 && 2 * as_columns <=
+                      bytes / 2, "%lld x %lld do not fit", (long long)p.M, (long long)p.K);
+                CHECK((p.M == M || p.M % 64 == 0) && (p.K == K || p.K % 256 == 0), "%lld x %lld cut a tile", (long long)p.M,
+                      (long long)p.K);
+            }
     test_case("first key");
     CHECK(puna_cuda_first_key(10, 0) == 0 && puna_cuda_first_key(10, 11) == 0 && puna_cuda_first_key(10, 10) == 1 &&
           puna_cuda_first_key(10, 1) == 10, "windows at position 10");
@@ -238,13 +255,6 @@ static void recordings(puna_context *context) {
     puna_memory_free(context, arrays);
 }
 
-/* To nearest, ties to even, by another way than the kernels': 8 significant bits, and no subnormal occurs. */
-static float bf16(float value) {
-    int exponent;
-    double fraction = frexp(value, &exponent);
-    return (float)ldexp(nearbyint(ldexp(fraction, 8)), exponent - 8);
-}
-
 /* out[i, j] = sum over k of a[i, k] * b[j, k], of the numbers as they are and rounded. */
 static void naive(double *exact, double *rounded, const float *a, const float *b, int64_t a_row, int64_t a_k, int64_t b_row, int64_t b_k,
                   int64_t M, int64_t N, int64_t K) {
@@ -254,7 +264,7 @@ static void naive(double *exact, double *rounded, const float *a, const float *b
             for (int64_t k = 0; k < K; k++) {
                 float x = a[i * a_row + k * a_k], y = b[j * b_row + k * b_k];
                 sum += (double)x * y;
-                sum_rounded += (double)bf16(x) * bf16(y);
+                sum_rounded += (double)test_bf16(x) * test_bf16(y);
             }
             exact[i * N + j] = sum;
             rounded[i * N + j] = sum_rounded;
@@ -339,6 +349,123 @@ static void low_precision(void) {
     puna_context_destroy(context);
 }
 
+enum { F32 = PUNA_DTYPE_F32, F16 = PUNA_DTYPE_F16, BF16 = PUNA_DTYPE_BF16, Q8_0 = PUNA_DTYPE_Q8_0, Q4_K = PUNA_DTYPE_Q4_K };
+
+/*
+ * Beside the operations' own shapes: large tiles in every direction and past all stages, one column or row more than tiles, and, on the
+ * emulated device, operands that the scratch does not hold along M, N and K.
+ */
+static const int64_t products[][TEST_DIMENSIONS] = {
+    {F32, 9, 8, 8, 1, 0, 0}, {BF16, 129, 257, 104, 1, 0, 0}, {BF16, 200, 393, 168, 2, 1, 0}, {F16, 130, 390, 263, 3, 0, 1},
+    {F32, 300, 260, 33, 3, 1, 2}, {Q8_0, 129, 400, 96, 2, 0, 0}, {F32, 150, 70, 1100, 3, 1, 1}, {BF16, 67, 130, 2056, 1, 1, 0},
+    {Q4_K, 66, 70, 1280, 2, 0, 0},
+};
+static const int64_t input_gradients[][TEST_DIMENSIONS] = {
+    {F32, 200, 136, 300, 0, 1}, {BF16, 260, 100, 264, 0, 0}, {F16, 129, 33, 389, 1, 0}, {BF16, 70, 1100, 130, 1, 1},
+    {F32, 130, 1030, 72, 0, 0},
+};
+static const int64_t weight_gradients[][TEST_DIMENSIONS] = {{200, 136, 300, 0}, {100, 260, 264, 0}, {77, 129, 390, 3}, {1100, 70, 136, 1}};
+
+/* Tolerances are for sums in F32; tensor cores cut off where F32 rounds, which is some twice as much. */
+static const double APART = 4;
+
+/* Holds a case, of which anything was rounded at all or, on the emulated device, nothing because it does not fit the scratch. */
+static void hold_rounded(puna_context *context, const test_op *op, const int64_t *d, const char *kept, double k, double apart, bool fits) {
+    double off = test_op_rounded(op, d, context, kept, k, apart);
+    CHECK(fits ? off > 0.25 : off < 0.01, "%g of what rounding makes it", off);
+}
+
+static void rounded_products(puna_context *context) {
+    const test_op *op = &test_matmul;
+    for (int64_t i = 0; i < op->count; i++)
+        if (op->cases[i][1] > 8 && op->cases[i][7] == 0) hold_rounded(context, op, op->cases[i], "", 2, APART, true);
+    for (int64_t i = 0; i < TEST_COUNT(products); i++) hold_rounded(context, op, products[i], "", 2, APART, true);
+    op = &test_matmul_input_backward;
+    for (int64_t i = 0; i < op->count; i++) hold_rounded(context, op, op->cases[i], "", 3, APART, true);
+    for (int64_t i = 0; i < TEST_COUNT(input_gradients); i++) hold_rounded(context, op, input_gradients[i], "", 3, APART, true);
+    op = &test_matmul_weight_backward;
+    for (int64_t i = 0; i < op->count; i++) hold_rounded(context, op, op->cases[i], "", 3, APART, true);
+    for (int64_t i = 0; i < TEST_COUNT(weight_gradients); i++) hold_rounded(context, op, weight_gradients[i], "", 3, APART, true);
+}
+
+/* Beside the operations' own: prompts behind texts, in several tiles. */
+static const int64_t prompts[][TEST_DIMENSIONS] = {
+    {1, 130, 333, 4, 2, 72, 0, 1, 0}, {2, 65, 129, 3, 1, 128, 70, 1, 0}, {1, 64, 64, 6, 2, 256, 0, 0, 0},
+};
+static const int64_t cached_prompts[][TEST_DIMENSIONS] = {
+#define X(dtype)                                                                                                            \
+    {dtype, 602, 96, 0, 70, 90, 20, 0, 17, 64}, {dtype, 401, 64, 100, 16, 200, 130, 3, 1, 5},                               \
+    {dtype, 202, 64, 0, 16, 1100, 18, 0, 20, 30}, {dtype, 804, 128, 0, 33, 1, 100, 28, 64, 64},
+    X(F32) X(F16) X(Q8_0)
+#undef X
+};
+static const int64_t texts[][TEST_DIMENSIONS] = {
+    {1, 130, 200, 4, 2, 72, 0}, {2, 65, 129, 3, 1, 128, 70}, {3, 40, 64, 6, 2, 256, 0}, {1, 300, 300, 4, 4, 64, 100},
+};
+/* Of one head more than the emulated scratch, and not a device's, holds. */
+static const int64_t long_prompt[TEST_DIMENSIONS] = {1, 20, 1100, 2, 1, 64, 0, 1, 0};
+static const int64_t long_text[TEST_DIMENSIONS] = {1, 20, 1100, 2, 1, 64, 0};
+
+/* Fewer rows of a sequence are those of every context. */
+static bool tiled(int64_t rows) { return rows >= PUNA_CUDA_TILE_ROWS; }
+
+static void rounded_attention(puna_context *context, bool emulated) {
+    const test_op *op = &test_attention;
+    for (int64_t i = 0; i < op->count; i++)
+        if (tiled(op->cases[i][1])) hold_rounded(context, op, op->cases[i], "", 2, 0, true);
+    for (int64_t i = 0; i < TEST_COUNT(prompts); i++) hold_rounded(context, op, prompts[i], "", 2, 0, true);
+    hold_rounded(context, op, long_prompt, "", 2, 0, !emulated);
+    op = &test_attention_cached;
+    for (int64_t i = 0; i < op->count; i++) {
+        const int64_t *d = op->cases[i];
+        if (tiled(d[4]) || tiled(d[6]) || tiled(d[8])) hold_rounded(context, op, d, "", 2, 0, true);
+    }
+    for (int64_t i = 0; i < TEST_COUNT(cached_prompts); i++) hold_rounded(context, op, cached_prompts[i], "", 2, 0, true);
+    op = &test_attention_backward;
+    for (int64_t i = 0; i < op->count; i++)
+        if (tiled(op->cases[i][1])) hold_rounded(context, op, op->cases[i], "y lse", 3, 0, true);
+    for (int64_t i = 0; i < TEST_COUNT(texts); i++) hold_rounded(context, op, texts[i], "y lse", 3, 0, true);
+    hold_rounded(context, op, long_text, "y lse", 3, 0, !emulated);
+}
+
+/* A row has the same bits whatever rows are beside it: in large tiles, for which the emulated device asks less, and in small ones. */
+static void rows_alone(puna_context *context) {
+    enum { ROWS = 140, N = 800, K = 200, ALONE = 9 };
+    static uint16_t w[N * K];
+    static float x[ROWS * K], y[ROWS * N], alone[ALONE * N];
+    void *on[3] = {NULL};
+    test_case("BF16 rows among others");
+    for (int i = 0; i < ROWS * K; i++) x[i] = (float)test_uniform(1, (uint64_t)i, -1, 1);
+    for (int i = 0; i < N * K; i++) w[i] = (uint16_t)(puna_f32_to_bits((float)test_uniform(2, (uint64_t)i, -1, 1)) >> 16);
+    const void *const arrays[] = {x, w, y};
+    const int64_t sizes[] = {sizeof x, sizeof w, sizeof y};
+    for (int i = 0; i < 3; i++)
+        CHECK(puna_memory_allocate(context, sizes[i], &on[i]) == PUNA_STATUS_OK &&
+              puna_memory_copy(context, on[i], arrays[i], sizes[i]) == PUNA_STATUS_OK, "%s", test_last_error());
+    puna_matmul_product product = {N, N, PUNA_DTYPE_BF16, 0};
+    for (int64_t first = -1; first < ROWS; first = first < 0 ? 0 : first + ROWS - ALONE) {
+        const float *rows = (const float *)on[0] + puna_max(first, 0) * K;
+        CHECK(puna_matmul_forward(context, &product, 1, on[2], on[1], NULL, NULL, NULL, NULL, rows, K, first < 0 ? ROWS : ALONE, K,
+                                  PUNA_ACTIVATIONS_F32, NULL, 0) == PUNA_STATUS_OK &&
+              puna_memory_copy(context, first < 0 ? y : alone, on[2], first < 0 ? sizeof y : sizeof alone) == PUNA_STATUS_OK, "%s",
+              test_last_error());
+        CHECK(first < 0 || memcmp(y + first * N, alone, sizeof alone) == 0, "rows from %d", (int)first);
+    }
+    for (int i = 0; i < 3; i++) CHECK(puna_memory_free(context, on[i]) == PUNA_STATUS_OK, "%s", test_last_error());
+}
+
+static void rounded(void) {
+    puna_context_options options = {PUNA_BACKEND_CUDA, 0, 0, 0, PUNA_PRECISION_BF16};
+    puna_context *context;
+    if (!CHECK(puna_context_create(&options, test_cuda_library, &context) == PUNA_STATUS_OK, "%s", test_last_error())) return;
+    char line[256];
+    puna_context_describe(context, line, sizeof line);
+    rows_alone(context);
+    rounded_products(context);
+    rounded_attention(context, strstr(line, "emulated") != NULL);
+    puna_context_destroy(context);
+}
+
 static void faults(puna_context *context) {
     test_case("faults");
     setenv("PUNA_EMULATED_FAULT", "no-driver", 1);
@@ -384,6 +511,7 @@ void test_cuda(void) {
     places(context);
     many_rows(context);
     low_precision();
+    rounded();
     recordings(context);
     if (strstr(line, "emulated") != NULL) faults(context);
     puna_context_destroy(context);

@@ -400,6 +400,86 @@ void test_op_in_bf16(const test_op *op) {
     test_end();
 }
 
+/* ------------------------------------------------- in BF16 ----------------------------------------------------------- */
+
+/* By another way than the kernels': 8 significant bits. Subnormal numbers do not occur. */
+float test_bf16(float value) {
+    int exponent;
+    double fraction = frexp(value, &exponent);
+    return (float)ldexp(nearbyint(ldexp(fraction, 8)), exponent - 8);
+}
+
+/* Inputs as the exact computation had them, rounded; blocks, which cannot hold that, are plain arrays here. */
+static void round_inputs(test_buffer *b, const test_buffer *exact, int count, const char *kept) {
+    for (int i = 0; i < count; i++) {
+        if (b[i].role != TEST_INPUT || b[i].memory.mapping == NULL || strstr(kept, b[i].name) != NULL) continue;
+        unprotect(b[i].memory);
+        for (int64_t k = 0; k < b[i].bytes / elements_to_bytes(b[i].dtype, 1); k++) {
+            float value = test_bf16((float)value_of(&exact[i], k));
+            if (b[i].dtype == PUNA_DTYPE_F32) ((float *)b[i].data)[k] = value;
+            else if (b[i].dtype == PUNA_DTYPE_F16) ((uint16_t *)b[i].data)[k] = puna_f32_to_f16(value);
+            else ((uint16_t *)b[i].data)[k] = (uint16_t)(puna_f32_to_bits(value) >> 16);
+        }
+    }
+}
+
+/* Returns how many times as far off as naive it is. */
+static double compare_rounded(const test_buffer *got, const test_buffer *exact, const test_buffer *naive, double k, double apart) {
+    double off = 0, naive_off = 0, worst = 0, naive_worst = 0, n = (double)(got->rows * got->columns);
+    for (int64_t r = 0; r < got->rows; r++)
+        for (int64_t c = 0; c < got->columns; c++) {
+            int64_t i = r * got->stride + c;
+            double y = value_of(got, i), e = value_of(exact, i), e_naive = value_of(naive, i);
+            if (!isfinite(e) || !isfinite(y)) {
+                if (!CHECK(close_enough(y, e, got), "%s[%lld, %lld] is %g, expected %g", got->name, (long long)r, (long long)c, y,
+                           e)) return 0;
+                continue;
+            }
+            off += (y - e) * (y - e);
+            naive_off += (e_naive - e) * (e_naive - e);
+            worst = fmax(worst, fabs(y - e));
+            naive_worst = fmax(naive_worst, fabs(e_naive - e));
+            if (apart > 0 && !CHECK(fabs(y - e_naive) <= apart * (got->absolute + got->relative * fabs(e_naive)),
+                                    "%s[%lld, %lld] is %.9g, of rounded operands it is %.9g", got->name, (long long)r, (long long)c, y,
+                                    e_naive)) return 0;
+        }
+    CHECK(sqrt(off / n) <= k * sqrt(naive_off / n) + got->absolute, "%s is off by %g, a naive computation by %g", got->name,
+          sqrt(off / n), sqrt(naive_off / n));
+    CHECK(worst <= 2 * k * naive_worst + got->absolute, "%s is off by up to %g, a naive computation by %g", got->name, worst, naive_worst);
+    for (int64_t i = 0; i < (got->rows - 1) * got->stride; i++)
+        if (i % got->stride >= got->columns &&
+            !CHECK(((uint32_t *)got->data)[i] == ((uint32_t *)exact->data)[i], "padding of %s was written", got->name)) break;
+    return naive_off > 0 ? sqrt(off / naive_off) : INFINITY;
+}
+
+double test_op_rounded(const test_op *op, const int64_t *d, puna_context *context, const char *kept, double k, double apart) {
+    open_backends();
+    backend on = {.context = context, .name = "BF16"};
+    test_buffer exact[TEST_BUFFERS], naive[TEST_BUFFERS], got[TEST_BUFFERS], again[TEST_BUFFERS];
+    char text[200];
+    describe_case(op, d, text, sizeof text);
+    test_case("BF16 %s %s", op->name, text);
+    int count = run(op, &backends[0], d, TEST_GUARD_AFTER, exact);
+    int64_t plain[TEST_DIMENSIONS];
+    memcpy(plain, d, sizeof plain);
+    if (strncmp(op->dimensions, "dtype", 5) == 0 && d[0] >= PUNA_DTYPE_Q8_0) plain[0] = PUNA_DTYPE_F32;
+    memset(naive, 0, sizeof naive);
+    op->buffers(backends[0].context, plain, naive);
+    test_prepare(op, plain, naive, count, true, TEST_GUARD_AFTER);
+    round_inputs(naive, exact, count, kept);
+    CHECK(op->call(backends[0].context, plain, naive) == PUNA_STATUS_OK, "%s", test_last_error());
+    run(op, &on, d, TEST_GUARD_AFTER, got);
+    run(op, &on, d, TEST_GUARD_BEFORE, again);
+    double least = INFINITY;
+    for (int i = 0; i < count; i++) {
+        if (!compared(&got[i])) continue;
+        least = fmin(least, compare_rounded(&got[i], &exact[i], &naive[i], k, apart));
+        CHECK(memcmp(got[i].data, again[i].data, (size_t)got[i].bytes) == 0, "the bits of %s differ", got[i].name);
+    }
+    test_release(exact, count), test_release(naive, count), test_release(got, count), test_release(again, count);
+    return least;
+}
+
 /* ------------------------------------------------- times on a device ------------------------------------------------- */
 
 enum { TIMED_CALLS = 20, TIMED_RUNS = 9, TIMED_SETS = 16, COPIED_BYTES = 256 << 20, COLD_BYTES = 256 << 20 };
@@ -451,7 +531,14 @@ static double time_calls(timed_call *t) {
     return times[runs / 2];
 }
 
-static void time_benchmark(timed_call *t, double copied) {
+/* Whether a context that rounds operands to BF16 computes this otherwise. */
+static bool rounds(const test_op *op, const int64_t *d) {
+    if (op == &test_matmul) return d[1] > 8 && d[7] == PUNA_ACTIVATIONS_F32;
+    if (op == &test_attention) return d[1] >= 16;
+    return op == &test_matmul_input_backward || op == &test_matmul_weight_backward || op == &test_attention_backward;
+}
+
+static void time_benchmark(timed_call *t, bool in_bf16, double copied) {
     int64_t bytes = 0;
     test_buffer *first = t->sets[0];
     memset(t->sets, 0, sizeof t->sets);
@@ -470,6 +557,7 @@ static void time_benchmark(timed_call *t, double copied) {
     char text[200];
     describe_case(t->op, t->d, text, sizeof text);
     printf("%-32s %-72s %10.1f us", t->op->name, text, time * 1e6);
+    if (in_bf16) printf(" in BF16");
     if (t->op->flops != NULL) printf(" %9.1f GFLOP/s", t->op->flops(t->d) / time * 1e-9);
     if (t->op->traffic != NULL) {
         double rate = t->op->traffic(t->d) / time;
@@ -480,27 +568,32 @@ static void time_benchmark(timed_call *t, double copied) {
 }
 
 void test_times_on_cuda(const char *word) {
-    static timed_call t;
-    void *memory = NULL;
-    char line[256];
-    if (test_open_cuda(&t.context) != PUNA_STATUS_OK ||
-        puna_memory_allocate(t.context, 2 * (int64_t)COPIED_BYTES, &memory) != PUNA_STATUS_OK ||
-        puna_memory_clear(t.context, memory, 2 * (int64_t)COPIED_BYTES) != PUNA_STATUS_OK) {
-        printf("%s\n", test_last_error());
-        exit(2);
-    }
-    t.memory = memory;
-    puna_context_describe(t.context, line, sizeof line);
-    double copied = 2.0 * COPIED_BYTES / time_calls(&t);
-    printf("%s: copies at %.1f GB/s, read and write counted; up to %d sets of operands in turn, %d MiB\n", line, copied * 1e-9,
-           TIMED_SETS, COLD_BYTES >> 20);
-    for (int64_t i = 0; i < test_op_count; i++)
-        for (int64_t k = 0; strstr(test_ops[i]->name, word) != NULL && k < test_ops[i]->benchmark_count; k++) {
-            t.op = test_ops[i], t.d = test_ops[i]->benchmarks[k];
-            time_benchmark(&t, copied);
+    for (int32_t precision = PUNA_PRECISION_F32; precision <= PUNA_PRECISION_BF16; precision++) {
+        static timed_call t;
+        puna_context_options options = {PUNA_BACKEND_CUDA, 0, 0, PUNA_ISA_AUTO, precision};
+        void *memory = NULL;
+        char line[256];
+        memset(&t, 0, sizeof t);
+        if (puna_context_create(&options, test_cuda_library, &t.context) != PUNA_STATUS_OK ||
+            puna_memory_allocate(t.context, 2 * (int64_t)COPIED_BYTES, &memory) != PUNA_STATUS_OK ||
+            puna_memory_clear(t.context, memory, 2 * (int64_t)COPIED_BYTES) != PUNA_STATUS_OK) {
+            printf("%s\n", test_last_error());
+            exit(2);
         }
-    puna_memory_free(t.context, memory);
-    puna_context_destroy(t.context);
+        t.memory = memory;
+        puna_context_describe(t.context, line, sizeof line);
+        double copied = 2.0 * COPIED_BYTES / time_calls(&t);
+        printf("%s: copies at %.1f GB/s, read and write counted; up to %d sets of operands in turn, %d MiB\n", line, copied * 1e-9,
+               TIMED_SETS, COLD_BYTES >> 20);
+        bool in_bf16 = precision == PUNA_PRECISION_BF16;
+        for (int64_t i = 0; i < test_op_count; i++)
+            for (int64_t k = 0; strstr(test_ops[i]->name, word) != NULL && k < test_ops[i]->benchmark_count; k++) {
+                t.op = test_ops[i], t.d = test_ops[i]->benchmarks[k];
+                if (!in_bf16 || rounds(t.op, t.d)) time_benchmark(&t, in_bf16, copied);
+            }
+        puna_memory_free(t.context, memory);
+        puna_context_destroy(t.context);
+    }
 }
 
 /* ------------------------------------------------- the run ------------------------------------------------------------ */

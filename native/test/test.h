@@ -118,7 +118,19 @@ void test_op_in_bf16(const test_op *op);
 extern const char *test_cuda_library;
 puna_status test_open_cuda(puna_context **context);
 
-/* Prints the time of every benchmark of the operations whose name contains word, on that context. */
+/*
+ * Holds a call on a context that rounds operands to BF16 against the reference: in the root mean square at most k times as far off as
+ * a naive computation, nowhere 2 k times as far as that one anywhere, and not a number exactly where the reference has none. The naive
+ * computation is the reference of rounded inputs, but of those named in kept. apart: by how many tolerances outputs may differ from
+ * it, where rounding inputs is all that happens; else 0. Returns how many times as far off as naive the best output is: near 1, or far
+ * below where nothing was rounded.
+ */
+double test_op_rounded(const test_op *op, const int64_t *d, puna_context *context, const char *kept, double k, double apart);
+
+/* To nearest BF16, ties to even. */
+float test_bf16(float value);
+
+/* Prints the time of every benchmark of the operations whose name contains word, on such contexts: of F32's precision, then in BF16. */
 void test_times_on_cuda(const char *word);
 
 /* Allocates and fills the buffers of a case; seed decides the values. */

@@ -6,7 +6,8 @@
  * that need two orders at once, wrong fragments of instructions that emulation.cpp misunderstands alike.
  *
  * The threads of a block are fibers, switched where they meet: barriers, shuffles, tensor-core products. Warps run one after
- * another between barriers, every second block from the last to the first. What a stream captures is a list of launches. Device
+ * another between barriers, every second block from the last to the first. What cp.async copies arrives when its thread waits for it,
+ * and until then there are no numbers in its place. What a stream captures is a list of launches. Device
  * memory ends where an unreadable page begins, is itself unreadable unless a kernel or a copy runs, and holds no numbers before it is
  * written (its first MiB). PUNA_EMULATED_FAULT makes calls fail: no-driver, old-driver, no-device, no-kernel, memory (all
  * allocations from then on), illegal-address (launches).
@@ -28,13 +29,14 @@
 #define __host__
 #define __shared__ static
 #define __align__(bytes) __attribute__((aligned(bytes)))
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __grid_constant__
 
 struct dim3 {
     unsigned x, y, z;
     dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
+struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(8) uint2 { uint32_t x, y; };
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
@@ -58,6 +60,10 @@ uint32_t emulated_nearest_tf32(float value);
 void emulated_mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2]);
 uint32_t emulated_bf16(float value);
 void emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]);
+void emulated_load_matrices(uint32_t to[4], const void *row, bool transposed);
+void emulated_copy_async(void *to, const void *from, bool inside);
+void emulated_commit_copies();
+void emulated_wait_for_copies(int groups);
 
 /* ------------------------------------------------- the runtime ------------------------------------------------------- */
 

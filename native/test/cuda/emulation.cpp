@@ -159,9 +159,12 @@ static void meet(state where) {
     if (_setjmp(fibers[current].at) == 0) _longjmp(scheduler, 1);
 }
 
+static bool copies_pending();
+
 static void live() {
     for (;;) {
         (*body)();
+        if (copies_pending()) die("a thread ends before what it copies has arrived");
         meet(DONE);
     }
 }
@@ -411,4 +414,59 @@ void emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
             c[i] = cut_sum(c[i], a_row, b_column, 8);
         }
     }
+}
+
+/*
+ * PTX ISA, "ldmatrix": lane 8 i + r has the address of row r of matrix i, eight numbers; of every matrix lane l receives numbers
+ * 2 (l % 4) and the next of row l / 4, or, transposed, those of column l / 4 in rows 2 (l % 4) and the next.
+ */
+void emulated_load_matrices(uint32_t to[4], const void *row, bool transposed) {
+    if ((uintptr_t)row % 16 != 0) die("a row of ldmatrix that is not aligned to 16 bytes");
+    uint32_t words[2] = {(uint32_t)(uintptr_t)row, (uint32_t)((uintptr_t)row >> 32)};
+    uint32_t(*warp)[6] = hand_over(words, 2);
+    auto address = [&](int at) { return warp[at][0] | (uintptr_t)warp[at][1] << 32; };
+    unsigned lines = 0; /* of 16 bytes, of this lane's matrix */
+    for (int r = 0; r < 8; r++) lines |= 1u << (address(current % 32 / 8 * 8 + r) / 16 % 8);
+    if (lines != 0xFF) die("two rows of a matrix in the same banks");
+    auto number = [&](int matrix, int r, int column) { return (uint32_t)((const uint16_t *)address(8 * matrix + r))[column]; };
+    int first = current % 32 / 4, second = current % 4 * 2;
+    for (int i = 0; i < 4; i++)
+        to[i] = transposed ? number(i, second, first) | number(i, second + 1, first) << 16
+                : number(i, first, second) | number(i, first, second + 1) << 16;
+}
+
+/* ------------------------------------------------- copies that arrive later ------------------------------------------ */
+
+struct pending_copy {
+    char *to;
+    const char *from; /* null: zeros */
+};
+struct pending_copies {
+    std::vector<pending_copy> copies;
+    std::vector<size_t> ends; /* of the groups, in copies */
+};
+static pending_copies pending[kMostThreads];
+
+static bool copies_pending() { return !pending[current].copies.empty(); }
+
+void emulated_copy_async(void *to, const void *from, bool inside) {
+    if (((uintptr_t)to | (uintptr_t)from) % 16 != 0) die("an end of cp.async that is not aligned to 16 bytes");
+    memset(to, 0xFF, 16);
+    pending[current].copies.push_back({(char *)to, inside ? (const char *)from : nullptr});
+}
+
+void emulated_commit_copies() { pending[current].ends.push_back(pending[current].copies.size()); }
+
+/* All but the last groups arrive. */
+void emulated_wait_for_copies(int groups) {
+    pending_copies &p = pending[current];
+    if (p.ends.size() <= (size_t)groups) return;
+    size_t arrived = p.ends.size() - (size_t)groups, n = p.ends[arrived - 1];
+    for (size_t i = 0; i < n; i++) {
+        if (p.copies[i].from != nullptr) memcpy(p.copies[i].to, p.copies[i].from, 16);
+        else memset(p.copies[i].to, 0, 16);
+    }
+    p.copies.erase(p.copies.begin(), p.copies.begin() + (ptrdiff_t)n);
+    p.ends.erase(p.ends.begin(), p.ends.begin() + (ptrdiff_t)arrived);
+    for (size_t &end : p.ends) end -= n;
 }
