@@ -145,10 +145,12 @@ enum {
 
 enum {
     PUNA_PRECISION_F32 = 0, /* products are as exact as F32's                                                       */
-    PUNA_PRECISION_BF16 = 1 /* matrix products and their backward passes round both operands to BF16, ties to even; sums stay
-                               F32. On CUDA those of more than eight rows, and all backward passes; on PUNA_ISA_AMX, PUNA_ISA_AVX512
-                               with AVX512-BF16, and PUNA_ISA_REFERENCE, those with weights of plain types; on other CPUs, which
-                               would gain nothing by it, none. Never those of PUNA_ACTIVATIONS_INT8 and _INT16. */
+    PUNA_PRECISION_BF16 = 1 /* matrix products and their backward passes round both operands to BF16, ties to even; sums stay F32.
+                               On CUDA those of more than eight rows, all backward passes, and attention of sixteen rows of a
+                               sequence or more, forward and backward, its weights too, unless it is too long for the context's
+                               scratch; on PUNA_ISA_AMX, PUNA_ISA_AVX512 with AVX512-BF16, and PUNA_ISA_REFERENCE, products with
+                               weights of plain types; on other CPUs, which would gain nothing by it, none. Never those of
+                               PUNA_ACTIVATIONS_INT8 and _INT16. */
 };
 
 typedef struct puna_context_options {

@@ -454,20 +454,20 @@ static double compare_rounded(const test_buffer *got, const test_buffer *exact, 
 
 double test_op_rounded(const test_op *op, const int64_t *d, puna_context *context, const char *kept, double k, double apart) {
     open_backends();
-    backend on = {.context = context, .name = "BF16"};
+    const backend *reference = &backends[PUNA_PRECISION_F32][0], on = {.context = context, .name = "BF16"};
     test_buffer exact[TEST_BUFFERS], naive[TEST_BUFFERS], got[TEST_BUFFERS], again[TEST_BUFFERS];
     char text[200];
     describe_case(op, d, text, sizeof text);
     test_case("BF16 %s %s", op->name, text);
-    int count = run(op, &backends[0], d, TEST_GUARD_AFTER, exact);
+    int count = run(op, reference, d, TEST_GUARD_AFTER, exact);
     int64_t plain[TEST_DIMENSIONS];
     memcpy(plain, d, sizeof plain);
     if (strncmp(op->dimensions, "dtype", 5) == 0 && d[0] >= PUNA_DTYPE_Q8_0) plain[0] = PUNA_DTYPE_F32;
     memset(naive, 0, sizeof naive);
-    op->buffers(backends[0].context, plain, naive);
+    op->buffers(reference->context, plain, naive);
     test_prepare(op, plain, naive, count, true, TEST_GUARD_AFTER);
     round_inputs(naive, exact, count, kept);
-    CHECK(op->call(backends[0].context, plain, naive) == PUNA_STATUS_OK, "%s", test_last_error());
+    CHECK(op->call(reference->context, plain, naive) == PUNA_STATUS_OK, "%s", test_last_error());
     run(op, &on, d, TEST_GUARD_AFTER, got);
     run(op, &on, d, TEST_GUARD_BEFORE, again);
     double least = INFINITY;

@@ -18,8 +18,8 @@ final class DeviceOptions {
     private String device;
 
     @Option(names = "--precision", paramLabel = "f32|bf16", defaultValue = "f32",
-            description = "Of matrix products: bf16 rounds their operands, where that is faster (a GPU, or a CPU with AVX512-BF16 "
-                    + "and weights that are not quantised). Default: ${DEFAULT-VALUE}.")
+            description = "Of matrix products: bf16 rounds their operands where that is faster (a GPU; a CPU with AVX512-BF16 or "
+                    + "AMX, for weights that are not quantised). Default: ${DEFAULT-VALUE}.")
     private Device.Precision precision;
 
     /** {@return the threads that will compute on a CPU} */

@@ -48,15 +48,15 @@ public final class Device implements AutoCloseable {
         }
     }
 
-    /** How matrix products meet their operands on a device that can do it in more than one way. */
+    /** How matrix products, and attention on a GPU, meet their operands. */
     public enum Precision {
         /** As they are: products are as exact as F32's. */
         F32(puna_h.PUNA_PRECISION_F32()),
         /**
-         * Rounded to BF16, 8 significant bits, for the tensor cores of a GPU (products of more than eight rows, and all of their backward
-         * passes) or for a CPU's AVX512-BF16 (products with F32, F16 and BF16 weights), about twice as fast. Sums, and whatever is no
-         * product, stay F32; so do weights that are trained and the optimiser's state. A CPU that would not be faster for it computes
-         * in F32 all the same: {@link #backend()} says which it is.
+         * Rounded to BF16, 8 significant bits, for the tensor cores of a GPU (products of more than eight rows, all of their backward
+         * passes, and attention of many rows) or for a CPU's AMX or AVX512-BF16 (products with F32, F16 and BF16 weights, some twice as
+         * fast). Sums, and whatever is no product, stay F32; so do weights that are trained and the optimiser's state. A CPU that would
+         * not be faster for it computes in F32 all the same: {@link #backend()} says which it is.
          */
         BF16(puna_h.PUNA_PRECISION_BF16());
 
