@@ -197,12 +197,13 @@ PUNA_INLINE void direct_rows(int32_t dtype, const int each, float *y, int64_t y_
         case 5: DIRECT_TILES(5, 4) break;
         case 4: DIRECT_TILES(4, 4) break;
         case 3: DIRECT_TILES(3, 4) break;
+        case 2: DIRECT_TILES(2, 4) break;
 #else
         for (; r + 4 <= rows; r += 4) DIRECT_TILES(4, 3)
         switch (rows - r) {
         case 3: DIRECT_TILES(3, 4) break;
+        case 2: DIRECT_TILES(2, 6) break;
 #endif
-        case 2: DIRECT_TILES(2, VEC_WIDTH == 16 ? 4 : 6) break;
         case 1:
             switch (one_row_group(dtype, row_bytes)) {
             case 1: DIRECT_TILES(1, 1) break;

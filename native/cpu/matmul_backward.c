@@ -64,7 +64,7 @@ typedef struct job {
 
 /* Elements [n, n + VEC_WIDTH) of row p of b, and in pairs of row p + 1 too, zeros from columns and from row depth on. */
 PUNA_INLINE vec load_lanes(const int32_t dtype, const int each, const char *b, int64_t row_bytes, int64_t p, int64_t n, int64_t depth,
-                             int64_t columns) {
+                           int64_t columns) {
     vec row = plain_lanes_until(dtype, 1, b + p * row_bytes, n, columns);
     if (each == 1) return row;
     return pairs_of_rows(row, p + 1 < depth ? plain_lanes_until(dtype, 1, b + (p + 1) * row_bytes, n, columns) : vec_zero());
