@@ -32,7 +32,8 @@
  *            Q8_0 one row alone 21 to 39 and 12 to 20, other block types slower. Two rows of x and more: as before, or slower
  *   groups   two to four rows of x with four rows of w, not six (a Zen 5, AVX-512): 4096 bytes apart 6 to 17 % faster, as six do not
  *            fit the ways of a first-level cache, 11264 apart as before, three rows a tenth slower. 1.1B F16, 2, 3, 4 sequences: 29
- *            to 32, 43 to 48, 58 to 63 tokens/s
+ *            to 32, 43 to 48, 58 to 63 tokens/s. Eight rows of x with three of w: in pairs 8 rows a fifth to a third faster, 16 2 to
+ *            5 %, but F16 and BF16 that are not in pairs a tenth to a sixth slower
  *   layout   lanes that are four rows of w by four elements (a Zen 5): one row 6 to 10 % slower; 16 rows of w, one after another in
  *            k: F16 a fifth slower (16 rows whose stride is a power of two may not fit the ways of a first-level cache), four rows
  *            half as fast
@@ -192,6 +193,7 @@ PUNA_INLINE void direct_rows(int32_t dtype, const int each, float *y, int64_t y_
     for (int64_t n = 0; n < N; n += DIRECT_UNIT) {
         int64_t some_N = puna_min(DIRECT_UNIT, N - n), r = 0;
 #if defined(PUNA_VARIANT_AVX512)
+        for (; r + 8 <= rows && each > 1; r += 8) DIRECT_TILES(8, 3)
         for (; r + 6 <= rows; r += 6) DIRECT_TILES(6, 4)
         switch (rows - r) {
         case 5: DIRECT_TILES(5, 4) break;
