@@ -43,6 +43,23 @@ struct backward_call {
 /* What a block of the backward pass sums. */
 enum { DQ, DK_DV, DK, DV };
 
+/*
+ * From where to where rows are streamed that meet the own rows own0 to own_end - 1, in whole tiles of kRows from the start: queries where
+ * keys are owned, else keys.
+ */
+template <int kRows, bool kKeysOwned>
+static __device__ void streamed_rows(const backward_call &j, int64_t own0, int64_t own_end, int64_t *begin, int64_t *end) {
+    int64_t shift = j.S - j.T;
+    if (kKeysOwned) {
+        *begin = max((int64_t)0, own0 - shift);
+        *end = j.window > 0 ? min(j.T, max((int64_t)0, own_end - 1 + j.window - shift)) : j.T;
+    } else {
+        *begin = j.window > 0 && shift + own0 >= j.window ? shift + own0 - j.window + 1 : 0;
+        *end = shift + own_end;
+    }
+    *begin = *begin / kRows * kRows;
+}
+
 /* Many rows of a sequence in a context of PUNA_PRECISION_BF16, of whose keys and values one head's fit the scratch: attention_bf16.cu. */
 bool rounds_attention(const cuda_context &c, const attention_part &part, const attention_call &j);
 cudaError_t attend_in_bf16(cuda_context &c, const attention_call &j, const part_list &list, int32_t cache_dtype);

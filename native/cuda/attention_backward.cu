@@ -101,16 +101,8 @@ template <int kHD, int kWhat> static __global__ void __launch_bounds__(2 * kOwn<
     const float *k = j.k + b * j.S * j.kv_stride + kv_head * j.HD, *v = j.v + b * j.S * j.kv_stride + kv_head * j.HD;
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, own = threadIdx.x / 32 * 16;
 
-    /* The streamed rows that meet one of the own ones. */
-    int64_t begin, end;
-    if (keys) {
-        begin = max((int64_t)0, own0 - shift);
-        end = j.window > 0 ? min(j.T, max((int64_t)0, own_end - 1 + j.window - shift)) : j.T;
-    } else {
-        begin = j.window > 0 && shift + own0 >= j.window ? shift + own0 - j.window + 1 : 0;
-        end = shift + own_end;
-    }
-    begin = begin / kStream<kHD> * kStream<kHD>;
+    int64_t begin, end; /* the same of every head */
+    streamed_rows<kStream<kHD>, keys>(j, own0, own_end, &begin, &end);
 
     float first[first_wanted ? kHD / 8 : 1][4] = {}, second[second_wanted ? kHD / 8 : 1][4] = {};
     if (keys) {

@@ -82,16 +82,8 @@ static __global__ void __launch_bounds__(kOwners) gradients_bf16(backward_call j
     const float2 *sums = from.sums + q_head * from.sums_stride;
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, own = threadIdx.x / 32 * 16;
 
-    /* The streamed rows that meet one of the own ones, the same of every head. */
-    int64_t begin, end;
-    if (keys) {
-        begin = max((int64_t)0, own0 - shift);
-        end = j.window > 0 ? min(j.T, max((int64_t)0, own_end - 1 + j.window - shift)) : j.T;
-    } else {
-        begin = j.window > 0 && shift + own0 >= j.window ? shift + own0 - j.window + 1 : 0;
-        end = shift + own_end;
-    }
-    begin = begin / kRows * kRows;
+    int64_t begin, end; /* the same of every head */
+    streamed_rows<kRows, keys>(j, own0, own_end, &begin, &end);
     int tiles = end > begin ? (int)((end - begin + kRows - 1) / kRows) : 0, steps = tiles * (keys ? (int)group : 1);
     auto ask = [&](int step) {
         if (step < steps) {

@@ -7,7 +7,6 @@ import picocli.CommandLine.Option;
 
 /** What computes, as every command that computes is told. */
 final class DeviceOptions {
-    private static final int MOST_THREADS = 1024;
     private static final Pattern CUDA = Pattern.compile("cuda(?::([0-9]{1,4}))?");
 
     @Option(names = "--threads", paramLabel = "N", description = "Threads that compute. Default: all that the process may use.")
@@ -24,7 +23,7 @@ final class DeviceOptions {
 
     /** {@return the threads that will compute on a CPU} */
     int threads() {
-        return threads == 0 ? Math.min(Runtime.getRuntime().availableProcessors(), MOST_THREADS) : threads;
+        return threads == 0 ? Math.min(Runtime.getRuntime().availableProcessors(), Device.MAX_THREADS) : threads;
     }
 
     /** {@return what computes, which the caller closes after all that is on it} */

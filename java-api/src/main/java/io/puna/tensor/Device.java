@@ -20,8 +20,8 @@ import org.jspecify.annotations.Nullable;
  * its worker threads, which sleep between calls, until {@link #close()}.
  */
 public final class Device implements AutoCloseable {
-    /** The most threads a CPU device takes. */
-    private static final int MAX_THREADS = 1024;
+    /** The most threads of a CPU device, the caller's included. */
+    public static final int MAX_THREADS = 1024;
     private static final long TEXT_BYTES = 1024;
 
     /** Instruction sets of CPU kernels. */
