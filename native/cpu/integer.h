@@ -45,9 +45,6 @@ PUNA_INLINE vec ivec_to_f32(ivec a) { return _mm512_cvtepi32_ps(a); }
 PUNA_INLINE vec ivec_f16_to_f32(ivec a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }
 PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm512_dpwssd_epi32(acc, w, x); }
 PUNA_INLINE ivec ivec_dot_bytes(ivec acc, ivec w, ivec x) { return _mm512_dpbusd_epi32(acc, w, x); }
-/* Sums of ivec_dot_bytes together, and as integers of lanes, which they are here. */
-PUNA_INLINE ivec ivec_add_dots(ivec a, ivec b) { return ivec_add(a, b); }
-PUNA_INLINE ivec ivec_sum_dots(ivec dots) { return dots; }
 PUNA_INLINE ivec ivec_sub_i8(ivec a, ivec b) { return _mm512_sub_epi8(a, b); }
 PUNA_INLINE ivec ivec_bits(vec a) { return _mm512_castps_si512(a); }
 /* Of every four lanes the first, third, second, fourth. */
@@ -97,10 +94,24 @@ PUNA_INLINE vec ivec_f16_to_f32(ivec a) {
     return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
 }
 PUNA_INLINE ivec ivec_dot_i16(ivec acc, ivec w, ivec x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)); }
-/* Here as pairs in int16, which no sum may leave: ivec_sum_dots before it would. */
+/* Here as pairs in int16, which no sum may leave: ivec_sum_dots, or ivec_join_dots of low digits and high ones, before it would. */
 PUNA_INLINE ivec ivec_dot_bytes(ivec pairs, ivec w, ivec x) { return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, x)); }
 PUNA_INLINE ivec ivec_add_dots(ivec a, ivec b) { return _mm256_add_epi16(a, b); }
 PUNA_INLINE ivec ivec_sum_dots(ivec pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
+PUNA_INLINE ivec ivec_join_dots(ivec low, ivec high) {
+    return ivec_add(ivec_sum_dots(low), _mm256_madd_epi16(high, _mm256_set1_epi16(256)));
+}
+/* In every quarter two of a, then two of b: what its first and its second half have, added as int16. */
+PUNA_INLINE ivec ivec_add_halves_i16(ivec a, ivec b) {
+    return _mm256_add_epi16(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+}
+/* In every quarter lanes 0 and 2, or 1 and 3, of a, then those of b. */
+PUNA_INLINE ivec ivec_even(ivec a, ivec b) {
+    return _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0x88));
+}
+PUNA_INLINE ivec ivec_odd(ivec a, ivec b) {
+    return _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0xDD));
+}
 PUNA_INLINE ivec ivec_bits(vec a) { return _mm256_castps_si256(a); }
 PUNA_INLINE ivec ivec_swap_middle(ivec a) { return _mm256_shuffle_epi32(a, 0xD8); }
 PUNA_INLINE __m128i ivec_i16(ivec a) { return _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)); }
@@ -115,11 +126,14 @@ PUNA_INLINE ivec ivec_widen_u8(const void *p) { return _mm256_cvtepu8_epi16(_mm_
 PUNA_INLINE ivec ivec_add_quarters(ivec a, ivec b) {
     return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
 }
+/* The sixteen bytes at p in either quarter, or in the second those distance further on. */
+PUNA_INLINE ivec ivec_spread_quarter(const void *p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)); }
+PUNA_INLINE ivec ivec_load_sixteens(const char *p, int64_t distance) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)p)),
+                                   _mm_loadu_si128((const __m128i *)(p + distance)), 1);
+}
 PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
-    const char *half[2] = {rows, rows + 4 * stride};
-    for (int i = 0; i < 4; i++)
-        to[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(half[0] + i * stride))),
-                                        _mm_loadu_si128((const __m128i *)(half[1] + i * stride)), 1);
+    for (int i = 0; i < 4; i++) to[i] = ivec_load_sixteens(rows + i * stride, 4 * stride);
 }
 PUNA_INLINE ivec ivec_interleave_low_i32(ivec a, ivec b) { return _mm256_unpacklo_epi32(a, b); }
 PUNA_INLINE ivec ivec_interleave_high_i32(ivec a, ivec b) { return _mm256_unpackhi_epi32(a, b); }

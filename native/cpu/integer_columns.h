@@ -1,12 +1,9 @@
 /*
- * One row of x with block weights on AVX-512, and with those of four and six bits and int8 activations on AVX2.
+ * One row of x with block weights on AVX-512.
  *
  * PANEL rows of w are taken side by side, sixteen bytes at a time, so that lanes are rows of w from the start and no sum crosses
  * lanes; each vector of four bytes a row meets the same four bytes of x in every lane. x is two signed bytes a number, 256 * high +
  * low: two byte products of a vector cost less than unpacking to words. Of Q8_0 and Q4_0 the factors of blocks come with the bytes.
- *
- * On AVX2 a sum of byte products is two of int16 in a lane, which eight columns of nibbles and two of six bits fill; those of Q8_0 would
- * saturate, and two digits cost more there than words row by row (by columns 0.8 times the speed).
  *
  * READING: a panel is one run of memory. The next one is fetched in that order, evenly, while this one is multiplied, and what is wanted
  * next of each row again, as long rows leave the first cache before.
@@ -24,15 +21,11 @@
  * 35, Q6_K 33, the others slower. 32 rows of w for each four bytes of x that are spread: Q4_K out of the cache 4 % faster, cold a tenth
  * slower. Two and three rows of x so, not by panels: Q4_K 1.25 and 1.17 times as fast, Q8_0 and Q6_K as before, Q4_0 slower; four rows
  * no faster: not kept.
- * AVX2 with int8, row by row and by columns in turn, Q4_0, Q4_K, Q6_K: out of the cache, one thread, 20, 22, 18 to 26, 26, 23; cold,
- * two threads, 34, 37, 31 to 38, 42, 39.
  */
 #ifndef PUNA_INTEGER_COLUMNS_H
 #define PUNA_INTEGER_COLUMNS_H
 
 #include "integer_panel.h"
-
-enum { EXACT = BYTE_DOTS ? 4 : 2 /* columns of Q6_K that a sum of ivec_dot_bytes holds                               */ };
 
 typedef struct columns_space {
     factors factors;
@@ -53,23 +46,22 @@ typedef struct ahead {
 
 /* The part-th of so many parts of the rows at near, some bytes of each. */
 PUNA_INLINE void fetch_near(ahead next, int64_t bytes, int part, int parts) {
-    const char *row = next.near + next.stride * VEC_WIDTH / parts * part;
-    for (int r = 0; r < VEC_WIDTH / parts; r++, row += next.stride)
+    const char *row = next.near + next.stride * PANEL / parts * part;
+    for (int r = 0; r < PANEL / parts; r++, row += next.stride)
         for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 3);
 }
 
 /* The sum of what columns have given. */
 PUNA_INLINE ivec join_digits(const int digits, const ivec acc[2]) {
-    const ivec low = ivec_sum_dots(acc[0]);
-    return digits == 1 ? low : ivec_add(low, ivec_shl(ivec_sum_dots(acc[1]), 8));
+    return digits == 1 ? acc[0] : ivec_add(acc[0], ivec_shl(acc[1], 8));
 }
 PUNA_INLINE ivec join_sums(const int digits, const ivec a[2], const ivec b[2]) {
-    const ivec both[2] = {ivec_add_dots(a[0], b[0]), ivec_add_dots(a[1], b[1])};
+    const ivec both[2] = {ivec_add(a[0], b[0]), ivec_add(a[1], b[1])};
     return join_digits(digits, both);
 }
 
 /*
- * q[b], d[b]: the integer product, offset included, and the factor of block b of blocks <= 8 of VEC_WIDTH rows, stride bytes apart, and x
+ * q[b], d[b]: the integer product, offset included, and the factor of block b of blocks <= 8 of PANEL rows, stride bytes apart, and x
  * from k on, for Q8_0 and Q4_0. Eight blocks are whole vectors of bytes, four a lane, factors among them: every other block of 18 or
  * 34 bytes begins in the middle of a lane. What of a lane is not a block's own is 0, so x may begin two elements early.
  */
@@ -82,7 +74,7 @@ PUNA_INLINE void multiply_small_blocks(const int32_t dtype, const int digits, iv
     for (int set = 0; set < bytes / 2; set++) {
         if (set * 16 >= blocks * bytes) break;
         ivec a[4];
-        fetch(next.far + set * 16 * VEC_WIDTH, 16 * VEC_WIDTH, 0, 1);
+        fetch(next.far + set * 16 * PANEL, 16 * PANEL, 0, 1);
         if (set < 8) fetch_near(next, 8 * bytes, set, 8);
         ivec_columns(a, rows + set * 16, stride);
 #pragma GCC unroll 4
@@ -105,7 +97,7 @@ PUNA_INLINE void multiply_small_blocks(const int32_t dtype, const int digits, iv
     }
 }
 
-/* q[g]: the integer products of group g of a block of VEC_WIDTH rows, stride bytes apart, and x from k on. */
+/* q[g]: the integer products of group g of a block of PANEL rows, stride bytes apart, and x from k on. */
 PUNA_INLINE void multiply_q4_k(const int digits, ivec q[8], const char *block, int64_t stride, x_row x, int64_t k, ahead next) {
     const ivec low_bits = ivec_set1(0x0F0F0F0F);
     block += offsetof(puna_q4_k, q);
@@ -115,7 +107,7 @@ PUNA_INLINE void multiply_q4_k(const int digits, ivec q[8], const char *block, i
 #pragma GCC unroll 2
         for (int part = 0; part < 2; part++) {
             ivec a[4];
-            fetch(next.far, VEC_WIDTH * sizeof(puna_q4_k), g + part, 8);
+            fetch(next.far, PANEL * sizeof(puna_q4_k), g + part, 8);
             ivec_columns(a, block + 16 * part, stride);
             for (int c = 0; c < 4; c++) {
                 const int64_t x_at = k + 16 * part + 4 * c;
@@ -133,7 +125,7 @@ PUNA_INLINE void multiply_q6_k(const int digits, ivec q[16], const char *block, 
     for (int half = 0; half < 2; half++)
         for (int part = 0; part < 2; part++) { /* 16 bytes of high bits serve four groups                             */
             ivec acc[4][2], a[4], b[4], h[4];
-            fetch(next.far, VEC_WIDTH * sizeof(puna_q6_k), 2 * half + part, 4);
+            fetch(next.far, PANEL * sizeof(puna_q6_k), 2 * half + part, 4);
             ivec_columns(a, block + 64 * half + 16 * part, stride);
             ivec_columns(b, block + 64 * half + 32 + 16 * part, stride);
             ivec_columns(h, block + offsetof(puna_q6_k, high) + 32 * half + 16 * part, stride);
@@ -142,39 +134,34 @@ PUNA_INLINE void multiply_q6_k(const int digits, ivec q[16], const char *block, 
                 const ivec low[4] = {a[c], b[c], ivec_shr(a[c], 4), ivec_shr(b[c], 4)};
                 const ivec high[4] = {ivec_shl(h[c], 4), ivec_shl(h[c], 2), h[c], ivec_shr(h[c], 2)};
                 for (int i = 0; i < 4; i++) {
-                    ivec *sum = &q[8 * half + 2 * i + part];
-                    if (c % EXACT == 0) acc[i][0] = acc[i][1] = ivec_zero();
+                    if (c == 0) acc[i][0] = acc[i][1] = ivec_zero();
                     multiply_column(digits, acc[i], ivec_or(ivec_and(low[i], low_bits), ivec_and(high[i], high_bits)), x,
                                     k + 128 * half + 32 * i + 16 * part + 4 * c);
-                    if (c == EXACT - 1) *sum = join_digits(digits, acc[i]);
-                    else if (c == 3) *sum = ivec_add(*sum, join_digits(digits, acc[i]));
+                    if (c == 3) q[8 * half + 2 * i + part] = join_digits(digits, acc[i]);
                 }
             }
         }
 }
 
-/*
- * sum + depth elements of the rows of w of vector v, stride bytes apart, times x from k on. The first vector unpacks the factors of
- * all, in two parts, so that nobody waits for what has been written byte by byte.
- */
-PUNA_INLINE vec multiply_depth(const int32_t dtype, const int digits, vec sum, factors *f, const int v, const char *rows,
-                               int64_t stride, x_row x, int64_t k, int64_t depth, ahead next) {
+/* sum + depth elements of PANEL rows of w, stride bytes apart, times x from k on. */
+PUNA_INLINE vec multiply_depth(const int32_t dtype, const int digits, vec sum, factors *f, const char *rows, int64_t stride, x_row x,
+                               int64_t k, int64_t depth, ahead next) {
     const int64_t g = k / group_of(dtype);
-    const int G = (int)depth / group_of(dtype), shift = offset_shift(dtype, true), at = v * VEC_WIDTH;
+    const int G = (int)depth / group_of(dtype), shift = offset_shift(dtype, true);
     ivec q[DEPTH / 16];
     if (elements_of(dtype) == 32) {
-        multiply_small_blocks(dtype, digits, q, (float(*)[PANEL])(f->d[0] + at), rows, stride, x, k, depth / 32, next);
-    } else {
+        multiply_small_blocks(dtype, digits, q, f->d, rows, stride, x, k, depth / 32, next);
+    } else { /* factors in two parts, so that nobody waits for what has been written byte by byte                          */
         fetch_near(next, bytes_of(dtype), 0, 1);
-        if (v == 0) pack_halves(dtype, f, rows, stride, depth);
+        pack_halves(dtype, f, rows, stride, depth);
         if (dtype == PUNA_DTYPE_Q4_K) multiply_q4_k(digits, q, rows, stride, x, k, next);
         else multiply_q6_k(digits, q, rows, stride, x, k, next);
-        if (v == 0) pack_scales(dtype, f, rows, stride, depth);
+        pack_scales(dtype, f, rows, stride, depth);
     }
     for (int i = 0; i < G; i++) {
         if (shift != 0) q[i] = ivec_sub(q[i], ivec_set1(x.sums[g + i] * (1 << shift)));
-        sum = vec_fma(vec_mul(vec_load(f->d[i] + at), vec_set1(x.d[g + i])), ivec_to_f32(q[i]), sum);
-        if (dtype == PUNA_DTYPE_Q4_K) sum = vec_fma(vec_load(f->m[i] + at), vec_set1(x.minus_d_sum[g + i]), sum);
+        sum = vec_fma(vec_mul(vec_load(f->d[i]), vec_set1(x.d[g + i])), ivec_to_f32(q[i]), sum);
+        if (dtype == PUNA_DTYPE_Q4_K) sum = vec_fma(vec_load(f->m[i]), vec_set1(x.minus_d_sum[g + i]), sum);
     }
     return sum;
 }
@@ -185,8 +172,7 @@ PUNA_INLINE void multiply_by_columns(const int32_t dtype, const int digits, floa
     const int64_t depth_bytes = DEPTH / elements_of(dtype) * bytes_of(dtype);
     for (int64_t n = 0; n < N; n += PANEL, w += PANEL * row_bytes) {
         const int64_t some_N = puna_min(PANEL, N - n);
-        vec sums[VECTORS];
-        for (int v = 0; v < VECTORS; v++) sums[v] = vec_zero();
+        vec sum = vec_zero();
         const char *w_k = w, *far = w + PANEL * row_bytes;
         for (int64_t k = 0; k < K; k += DEPTH, w_k += depth_bytes, far += PANEL * depth_bytes) {
             const int64_t depth = puna_min(DEPTH, K - k);
@@ -196,15 +182,10 @@ PUNA_INLINE void multiply_by_columns(const int32_t dtype, const int digits, floa
                 rows = fill_up(space->rows, w_k, row_bytes, depth / elements_of(dtype) * bytes_of(dtype), some_N);
                 stride = sizeof(row_part);
             }
-#pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; v++) {
-                const int first = v * VEC_WIDTH;
-                const ahead next = {far + first * depth_bytes, near + first * row_bytes, row_bytes};
-                sums[v] = multiply_depth(dtype, digits, sums[v], &space->factors, v, rows + first * stride, stride, x, k, depth, next);
-            }
+            sum = multiply_depth(dtype, digits, sum, &space->factors, rows, stride, x, k, depth, (ahead){far, near, row_bytes});
         }
         float some[PANEL];
-        for (int v = 0; v < VECTORS; v++) vec_store(some + v * VEC_WIDTH, sums[v]);
+        vec_store(some, sum);
         for (int64_t j = 0; j < some_N; j++) y[n + j] = accumulate ? y[n + j] + some[j] : some[j];
     }
 }

@@ -1,5 +1,5 @@
 /*
- * One row of x with block weights, where integer_columns.h does not serve: on NEON, the baseline, and AVX2 with int16 or Q8_0.
+ * One row of x with block weights on NEON and the baseline, and with those of Q8_0 on AVX2.
  *
  * ONE ROW is bound by reading w, which memory delivers fastest in the order it lies in. So the integers of PANEL rows are computed
  * row by row, a group's lanes added up many groups at a time, and wait in the workspace until lanes are rows again. With NEON's dot
@@ -95,7 +95,7 @@ PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const ch
 #pragma GCC unroll 8
     for (int i = 0; i < VEC_WIDTH; i++) p[i] = ivec_zero();
     if (dtype == PUNA_DTYPE_Q6_K) {
-        const int half = (int)(g / 8 % 2), at = VEC_WIDTH == 8 ? 0 : (int)(g % 8); /* where in the block g is       */
+        const int half = (int)(g / 8 % 2), at = (int)(g % 8); /* where in the block g is                                  */
         const char *l = w + half * 64, *h = w + offsetof(puna_q6_k, high) + half * 32;
 #pragma GCC unroll 8
         for (int i = 0; i < VEC_WIDTH; i += 2) /* two groups: a quarter of 128 elements                             */

@@ -15,23 +15,25 @@
  * where smull makes four products of words, sdot makes sixteen of bytes. It has not been timed. i8mm would halve the products once
  * more, but wants two rows, eight bytes of each, in a vector, in the panel, in x and in the sums alike: another kernel.
  *
- * ONE ROW is multiplied row by row (integer_row.h), on AVX-512, and on AVX2 with int8, by columns (integer_columns.h), MANY ROWS on
- * AMX by tiles (integer_tiles.h), with the same bits.
+ * ONE ROW is multiplied row by row (integer_row.h), on AVX-512 by columns (integer_columns.h), on AVX2, but for Q8_0, by quarters of
+ * vectors (integer_quarters.h), MANY ROWS on AMX by tiles (integer_tiles.h), with the same bits.
  *
  * MEASURED on a quiet two-core Granite Rapids, N = 5632, K = 2048: Q4_K 267 GOP/s int16, 470 int8 of one thread; AVX2 121, and with
  * int8 167, a quarter more since its loop is unrolled by four and not by eight (24 rows, busy machine: 106 to 134); the code before
  * this had 192. Cold weights, 2, 4 and 7 rows, two threads: fetching the next panel while one is multiplied too, and not only while
  * it is unpacked, a tenth to a quarter faster. On two threads of a Zen 5, which loads two vectors a cycle, x too, AVX-512 with 6 rows
  * and two panels a tile in place of 12 and one: 128 rows, Q8_0 454 to 539 GOP/s, int8 666 to 896, Q4_K 376 to 461, 661 to 829. A DEPTH
- * of six tiles' rows of w after another, so that x stays in the second-level cache: 512 rows as fast, 128 rows 5 % slower.
+ * of six tiles' rows of w after another, so that x stays in the second-level cache: 512 rows as fast, 128 rows 5 % slower. AVX2 there
+ * with tiles of four rows: int16 1 to 2 % faster, int8 2 to 8 % slower; blocks of 96 rows of x: 2 % slower.
  */
 #if defined(PUNA_VARIANT_AVX512)
+#include "integer_columns.h"
 #include "integer_tiles.h"
 #else
 #include "integer_row.h"
 #endif
-#if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
-#include "integer_columns.h"
+#if defined(PUNA_VARIANT_AVX2)
+#include "integer_quarters.h"
 #endif
 #include "kernels.h"
 #include "products.h"
@@ -268,11 +270,13 @@ PUNA_INLINE void multiply(const int32_t dtype, const int digits, float *y, int64
  * ------------------------------------------------------------------------------------------------------------------ */
 
 typedef union one_row_space {
-#if !defined(PUNA_VARIANT_AVX512)
+#if defined(PUNA_VARIANT_AVX512)
+    columns_space columns;
+#else
     rows_space rows;
 #endif
-#if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
-    columns_space columns;
+#if defined(PUNA_VARIANT_AVX2)
+    quarters_space quarters;
 #endif
 } one_row_space;
 
@@ -438,28 +442,25 @@ static void multiply_one_share(void *arguments, int64_t share, int32_t thread) {
     int64_t row_bytes = c->K / elements_of(product->w_dtype) * bytes_of(product->w_dtype);
     const char *w = (const char *)c->w[s.p] + s.n * row_bytes;
     one_row_space *space = (one_row_space *)(c->spaces + thread * space_bytes(true));
-    const bool two = BYTE_DOTS && c->activations == PUNA_ACTIVATIONS_INT16;
 #define ONE_ARGUMENTS c->y[s.p] + s.n, w, row_bytes, c->one[product->w_dtype == PUNA_DTYPE_Q6_K], c->K, s.N, product->accumulate
-#define BY_COLUMNS(dtype)                                                                                                     \
-    if (two) multiply_by_columns(dtype, 2, ONE_ARGUMENTS, &space->columns);                                                   \
-    else multiply_by_columns(dtype, 1, ONE_ARGUMENTS, &space->columns)
-#define BY_ROWS(dtype)                                                                                                        \
-    if (two) multiply_by_rows(dtype, 2, ONE_ARGUMENTS, &space->rows);                                                         \
-    else multiply_by_rows(dtype, 1, ONE_ARGUMENTS, &space->rows)
+#define BY_DIGITS(multiply_by, dtype, space)                                                                                  \
+    if (c->activations == PUNA_ACTIVATIONS_INT16) multiply_by(dtype, 2, ONE_ARGUMENTS, space);                                \
+    else multiply_by(dtype, 1, ONE_ARGUMENTS, space)
 #if defined(PUNA_VARIANT_AVX512)
-#define Q8_0_ROWS BY_COLUMNS
-#define MULTIPLY_ONE BY_COLUMNS
+#define MULTIPLY_ONE(dtype) BY_DIGITS(multiply_by_columns, dtype, &space->columns)
+#define MULTIPLY_ONE_Q8_0 MULTIPLY_ONE
 #elif defined(PUNA_VARIANT_AVX2)
-#define Q8_0_ROWS BY_ROWS /* as its products of bytes would saturate                                                    */
-#define MULTIPLY_ONE(dtype)                                                                                                   \
-    if (c->activations == PUNA_ACTIVATIONS_INT8) multiply_by_columns(dtype, 1, ONE_ARGUMENTS, &space->columns);               \
-    else multiply_by_rows(dtype, 0, ONE_ARGUMENTS, &space->rows)
+#define MULTIPLY_ONE(dtype) BY_DIGITS(multiply_by_quarters, dtype, &space->quarters)
+#define MULTIPLY_ONE_Q8_0(dtype) multiply_by_rows(dtype, 0, ONE_ARGUMENTS, &space->rows)
+#elif BYTE_DOTS
+#define MULTIPLY_ONE(dtype) BY_DIGITS(multiply_by_rows, dtype, &space->rows)
+#define MULTIPLY_ONE_Q8_0 MULTIPLY_ONE
 #else
-#define Q8_0_ROWS BY_ROWS
-#define MULTIPLY_ONE BY_ROWS
+#define MULTIPLY_ONE(dtype) multiply_by_rows(dtype, 0, ONE_ARGUMENTS, &space->rows)
+#define MULTIPLY_ONE_Q8_0 MULTIPLY_ONE
 #endif
     switch (product->w_dtype) {
-    case PUNA_DTYPE_Q8_0: Q8_0_ROWS(PUNA_DTYPE_Q8_0); break;
+    case PUNA_DTYPE_Q8_0: MULTIPLY_ONE_Q8_0(PUNA_DTYPE_Q8_0); break;
     case PUNA_DTYPE_Q4_0: MULTIPLY_ONE(PUNA_DTYPE_Q4_0); break;
     case PUNA_DTYPE_Q4_K: MULTIPLY_ONE(PUNA_DTYPE_Q4_K); break;
     default: MULTIPLY_ONE(PUNA_DTYPE_Q6_K); break;
