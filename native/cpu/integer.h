@@ -52,17 +52,13 @@ PUNA_INLINE ivec ivec_swap_middle(ivec a) { return _mm512_shuffle_epi32(a, 0xD8)
 /* Lanes that are int16, and the lowest bytes of lanes. */
 PUNA_INLINE void ivec_store_i16(void *p, ivec a) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(a)); }
 PUNA_INLINE void ivec_store_lowest(void *p, ivec a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
-PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
-    const char *quarter[4] = {rows, rows + 4 * stride, rows + 8 * stride, rows + 12 * stride};
-    int64_t row[4] = {0, stride, 2 * stride, 3 * stride};
-    /* Four bases and three distances: else GCC keeps sixteen distances, some of them in vector registers. */
-    __asm__("" : "+r"(quarter[1]), "+r"(quarter[2]), "+r"(quarter[3]), "+r"(row[3]));
-    for (int i = 0; i < 4; i++) {
-        __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(quarter[0] + row[i])));
-        v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(quarter[1] + row[i])), 1);
-        v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(quarter[2] + row[i])), 2);
-        to[i] = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(quarter[3] + row[i])), 3);
-    }
+/* The sixteen bytes at p in every quarter; those bytes after each of p in one quarter after the other. */
+PUNA_INLINE ivec ivec_spread_quarter(const void *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)); }
+PUNA_INLINE ivec ivec_load_quarters(const char *const p[4], int64_t bytes) {
+    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(p[0] + bytes)));
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(p[1] + bytes)), 1);
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(p[2] + bytes)), 2);
+    return _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(p[3] + bytes)), 3);
 }
 PUNA_INLINE ivec ivec_interleave_low_i32(ivec a, ivec b) { return _mm512_unpacklo_epi32(a, b); }
 PUNA_INLINE ivec ivec_interleave_high_i32(ivec a, ivec b) { return _mm512_unpackhi_epi32(a, b); }
@@ -126,14 +122,10 @@ PUNA_INLINE ivec ivec_widen_u8(const void *p) { return _mm256_cvtepu8_epi16(_mm_
 PUNA_INLINE ivec ivec_add_quarters(ivec a, ivec b) {
     return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
 }
-/* The sixteen bytes at p in either quarter, or in the second those distance further on. */
 PUNA_INLINE ivec ivec_spread_quarter(const void *p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)); }
-PUNA_INLINE ivec ivec_load_sixteens(const char *p, int64_t distance) {
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)p)),
-                                   _mm_loadu_si128((const __m128i *)(p + distance)), 1);
-}
-PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
-    for (int i = 0; i < 4; i++) to[i] = ivec_load_sixteens(rows + i * stride, 4 * stride);
+PUNA_INLINE ivec ivec_load_quarters(const char *const p[2], int64_t bytes) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(p[0] + bytes))),
+                                   _mm_loadu_si128((const __m128i *)(p[1] + bytes)), 1);
 }
 PUNA_INLINE ivec ivec_interleave_low_i32(ivec a, ivec b) { return _mm256_unpacklo_epi32(a, b); }
 PUNA_INLINE ivec ivec_interleave_high_i32(ivec a, ivec b) { return _mm256_unpackhi_epi32(a, b); }
@@ -181,9 +173,7 @@ PUNA_INLINE void ivec_store_lowest(void *p, ivec a) {
     const i8x4 low = __builtin_convertvector(a, i8x4);
     memcpy(p, &low, sizeof low);
 }
-PUNA_INLINE void ivec_load_quarters(ivec to[4], const char *rows, int64_t stride) {
-    for (int i = 0; i < 4; i++) to[i] = ivec_load(rows + i * stride);
-}
+PUNA_INLINE ivec ivec_load_quarters(const char *const p[1], int64_t bytes) { return ivec_load(p[0] + bytes); }
 PUNA_INLINE vec ivec_f16_to_f32(ivec a) {
     const uint16_t halves[4] = {(uint16_t)a[0], (uint16_t)a[1], (uint16_t)a[2], (uint16_t)a[3]};
     return vec_load_f16(halves);
@@ -259,15 +249,35 @@ PUNA_INLINE ivec ivec_spread(const void *p) {
     return ivec_set1(four);
 }
 
+/* VEC_WIDTH rows side by side: row i is at quarter[i / 4] + row[i % 4]. */
+typedef struct side_by_side {
+    const char *quarter[VEC_WIDTH / 4];
+    int64_t row[4];
+} side_by_side;
+
+PUNA_INLINE side_by_side lay_rows(const char *rows, int64_t stride) {
+    side_by_side result = {.row = {0, stride, 2 * stride, 3 * stride}};
+    for (int q = 0; q < VEC_WIDTH / 4; q++) {
+        result.quarter[q] = rows + 4 * q * stride;
+        __asm__("" : "+r"(result.quarter[q])); /* else GCC keeps VEC_WIDTH distances, some of them in vector registers */
+    }
+    __asm__("" : "+r"(result.row[3]));
+    return result;
+}
+
+/* Sixteen bytes of rows i, i + 4, … one to a quarter, which are so many bytes into their rows. */
+PUNA_INLINE ivec load_sixteens(const side_by_side *rows, int i, int64_t bytes) {
+    return ivec_load_quarters(rows->quarter, rows->row[i] + bytes);
+}
+
 /*
  * Sixteen bytes of each of VEC_WIDTH rows, stride bytes apart, as four columns of four bytes: lane r of columns[c] = bytes
- * [4 c, 4 c + 4) of row r. ivec_load_quarters puts rows i, i + 4, … into the quarters of vector i; four by four they
- * are transposed where they lie.
+ * [4 c, 4 c + 4) of row r. Rows in the quarters of vectors are transposed four by four where they lie.
  */
-PUNA_INLINE void ivec_columns(ivec columns[4], const char *rows, int64_t stride) {
+PUNA_INLINE void ivec_columns(ivec columns[4], const char *p, int64_t stride) {
+    const side_by_side rows = lay_rows(p, stride);
     ivec a[4], low[2], high[2];
-    __asm__("" : "+r"(rows)); /* else GCC keeps sixteen addresses of an unrolled loop, in vector registers */
-    ivec_load_quarters(a, rows, stride);
+    for (int i = 0; i < 4; i++) a[i] = load_sixteens(&rows, i, 0);
     for (int i = 0; i < 2; i++) {
         low[i] = ivec_interleave_low_i32(a[2 * i], a[2 * i + 1]);
         high[i] = ivec_interleave_high_i32(a[2 * i], a[2 * i + 1]);

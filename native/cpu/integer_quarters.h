@@ -1,21 +1,39 @@
 /*
- * One row of x with block weights of four and six bits on AVX2.
+ * One row of x with block weights on AVX-512, and with those of four and six bits on AVX2.
  *
- * A vector is sixteen bytes of each of two rows of w, i and i + 4 of eight: a quarter holds a row, as ivec_load_sixteens loads it, and
- * meets the same sixteen elements of x in either, which stay in registers for the eight rows. x is one signed byte a number, or two,
- * 256 * high + low. Products are added up in int16 as far as they fit, and so are halves of quarters, until lanes are rows.
+ * VEC_WIDTH rows of w are taken side by side, sixteen bytes of one in each quarter of a vector, as load_sixteens has them. They
+ * meet the same sixteen elements of x, which stay in registers meanwhile. x is one signed byte a number, or two, 256 * high + low: two
+ * byte products of a vector cost less than unpacking to words. Quarters are added up so that lanes are rows.
  *
- * Halves of nibbles, 4 * 15 * 128, may double twice in an int16, six bits, 2 * 63 * 128, once. Sums of Q8_0 would saturate.
+ * On AVX2 products are added up in int16 as far as they fit: halves of nibbles, 4 * 15 * 128, may double twice, six bits, 2 * 63 * 128,
+ * once. Those of Q8_0 would saturate: that is multiplied by words (integer_row.h).
  *
- * READING: as in integer_columns.h; the code is short, and what is fetched evenly is the next panel.
+ * Q6_K on AVX-512 is transposed before it is multiplied, four bytes of a row in each lane: bits of two places are joined for every
+ * group of sixteen, and there more registers than quarters need, or loads.
  *
- * MEASURED on a Zen 5, N 1024, K 2048, out of the cache, one thread, GB/s of Q4_0, Q4_K, Q6_K, in turn, medians of seven copies of the
- * library (a copy's place in memory alone has made loops of many kilobytes five times slower):
- *   int16, words row by row (integer_row.h) 20.5, 21.8, 18.0; so 22.7, 23.5, 19.2; by columns 19.7, 17, 18.9
- *   int8, by columns (integer_columns.h)    25.3, 26.8, 23.3; so 30.4, 32.3, 25.6
- * All sums stored first and joined in a second loop, since chains this long fill the scheduler: as fast. Both groups of a byte of Q4_K,
- * or all four of Q6_K, while it is loaded: registers spill, 5 to 15 % slower. On AVX-512 Q8_0 and Q4_K out of the cache 20 and 7 %
- * faster than by columns, cold as fast, Q6_K a fifth slower: not used there.
+ * READING: a panel is one run of memory. The next one is fetched in that order, evenly, while this one is multiplied.
+ *
+ * MEASURED, N = 5632, K = 2048, int16, cold weights, two threads, GB/s of Q8_0, Q4_0, Q4_K, Q6_K, old and new in turn.
+ * On a quiet Granite Rapids, row by row (integer_row.h): 25.9, 25.3, 24.5, 26.4 of 29. On a Zen 5, AVX-512, which reads at 67:
+ *   1  row by row, lines fetched from four pages by turns (2 to 5 % faster on Granite Rapids)    31, 24, 27, 29
+ *   2  row by row, lines in the order they lie in                                                38, 28, 30, 30
+ *   3  all transposed, the next panel fetched                                                    34, 26, 37, 36
+ *   4  and what is wanted next into the first cache                                              46, 31, 42, 42
+ *   5  factors out of the same vectors, of Q8_0 and Q4_0, and of Q4_K; of Q4_K eight sums, not
+ *      four: they had waited for one another                                                    48, 37, 43, as before
+ * Later, one thread, at 50 GB/s, the same in turn; and AVX2, of Q4_0, Q4_K, Q6_K, where int16 had been row by row and int8 transposed:
+ *   5  as above                                                    40, 30, 35, 36     AVX2 21, 22, 18; int8 24, 27, 23
+ *   6  by quarters, but for Q6_K on AVX-512                        47, 32, 36, 36     AVX2 23, 23, 19; int8 30, 32, 26
+ *   7  and nothing fetched but the next panel                      50, 34, 39, 37     AVX2 23, 23.5, 20
+ * Q8_0 and Q4_0 transposed are loops of six to nine kilobytes, which a copy of the library in other pages of memory runs 20 % faster or
+ * slower, once five times slower; these are short, and the same everywhere within 2 %.
+ *
+ * The processor fetches faster by itself than when each line is asked for, but loses the thread where reading pauses: asking for a line
+ * of each page alone was slower than asking for none. Adding up one panel's groups row by row while the next is read: Q4_K 35, Q6_K 33,
+ * the others slower. Two and three rows of x transposed, not by panels: Q4_K 1.25 and 1.17 times as fast, Q8_0 and Q6_K as before, Q4_0
+ * slower; four rows no faster. Q6_K on AVX-512 by quarters: a fifth slower. On AVX2 all sums stored first and joined in a second loop,
+ * as such chains fill the scheduler: as fast; both groups of a byte of Q4_K, or all four of Q6_K, at once: registers spill, 5 to 15 %
+ * slower.
  */
 #ifndef PUNA_INTEGER_QUARTERS_H
 #define PUNA_INTEGER_QUARTERS_H
@@ -27,19 +45,25 @@ typedef struct quarters_space {
     row_part rows[PANEL]; /* of the last rows of w, when they are less than a panel                                 */
 } quarters_space;
 
-/* Sums of four pairs of rows in int16, of low digits and of high ones. */
-typedef struct pair_sums {
+/* Sums of VEC_WIDTH rows, of low digits and of high ones: those of row r in quarter r / 4 of vector r % 4. */
+typedef struct row_sums {
     ivec low[4], high[4];
-} pair_sums;
+} row_sums;
 
-/* Sixteen elements of x from k on, digit by digit, in either quarter. */
+/* Sixteen elements of x from k on, digit by digit, in every quarter. */
 PUNA_INLINE void spread_sixteen(const int digits, ivec to[2], x_row x, int64_t k) {
     for (int d = 0; d < digits; d++) to[d] = ivec_spread_quarter(x.digits[d] + k);
 }
 
-/* What sums of eight rows come to, lane by lane: the integer products, offset included. */
-PUNA_INLINE ivec join_pairs(const int32_t dtype, const int digits, const pair_sums *sums) {
+/* What sums of rows come to, lane by lane: the integer products, offset included. */
+PUNA_INLINE ivec join_rows(const int32_t dtype, const int digits, const row_sums *sums) {
     const ivec *low = sums->low, *high = sums->high;
+#if BYTE_DOTS
+    (void)dtype;
+    ivec both[4];
+    for (int i = 0; i < 4; i++) both[i] = digits == 1 ? low[i] : ivec_add(low[i], ivec_shl(high[i], 8));
+    return ivec_sum_quarters(both);
+#else
     ivec a[2] = {ivec_add_halves_i16(low[0], low[1]), ivec_add_halves_i16(low[2], low[3])}, b[2];
     if (digits == 2) b[0] = ivec_add_halves_i16(high[0], high[1]), b[1] = ivec_add_halves_i16(high[2], high[3]);
     if (dtype == PUNA_DTYPE_Q6_K) {
@@ -49,70 +73,99 @@ PUNA_INLINE ivec join_pairs(const int32_t dtype, const int digits, const pair_su
     const ivec low_sums = ivec_add_dots(ivec_even(a[0], a[1]), ivec_odd(a[0], a[1]));
     if (digits == 1) return ivec_sum_dots(low_sums);
     return ivec_join_dots(low_sums, ivec_add_dots(ivec_even(b[0], b[1]), ivec_odd(b[0], b[1])));
+#endif
 }
 
 /*
- * The integer products of a group of eight rows, stride bytes apart, and x from k on. The group's quants are both halves of sixteen bytes
- * at q, as of Q4_0; or, half by half of its elements, the low or the high halves of 32 bytes, as of Q4_K.
+ * The integer products of a group of VEC_WIDTH rows, stride bytes apart, and x from k on. The group's quants are 32 bytes at q, as of
+ * Q8_0; both halves of sixteen, as of Q4_0; or the low or the high halves of 32, as of Q4_K.
  */
-typedef enum nibbles { BOTH_NIBBLES, LOW_NIBBLES, HIGH_NIBBLES } nibbles;
-PUNA_INLINE ivec multiply_nibbles(const nibbles which, const int digits, const char *q, int64_t stride, x_row x, int64_t k) {
-    const ivec low_bits = ivec_set1(0x0F0F0F0F);
+typedef enum quants { BYTES, BOTH_NIBBLES, LOW_NIBBLES, HIGH_NIBBLES } quants;
+PUNA_INLINE ivec multiply_32(const quants which, const int digits, const char *q, int64_t stride, x_row x, int64_t k) {
+    const ivec low_bits = ivec_set1(0x0F0F0F0F), flip = ivec_set1((int32_t)0x80808080);
     ivec x_k[2][2];
-    pair_sums sums;
+    row_sums sums;
+    const side_by_side rows = lay_rows(q, stride);
     for (int i = 0; i < 2; i++) spread_sixteen(digits, x_k[i], x, k + 16 * i);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        const ivec first = ivec_load_sixteens(q + i * stride, 4 * stride);
-        const ivec second = which == BOTH_NIBBLES ? first : ivec_load_sixteens(q + 16 + i * stride, 4 * stride);
-        const ivec w[2] = {ivec_and(which == HIGH_NIBBLES ? ivec_shr(first, 4) : first, low_bits),
-                           ivec_and(which == LOW_NIBBLES ? second : ivec_shr(second, 4), low_bits)};
+        const ivec first = load_sixteens(&rows, i, 0);
+        const ivec second = which == BOTH_NIBBLES ? first : load_sixteens(&rows, i, 16);
+        ivec w[2];
+        if (which == BYTES) {
+            w[0] = ivec_xor(first, flip), w[1] = ivec_xor(second, flip);
+        } else {
+            w[0] = ivec_and(which == HIGH_NIBBLES ? ivec_shr(first, 4) : first, low_bits);
+            w[1] = ivec_and(which == LOW_NIBBLES ? second : ivec_shr(second, 4), low_bits);
+        }
         sums.low[i] = ivec_dot_bytes(ivec_dot_bytes(ivec_zero(), w[0], x_k[0][0]), w[1], x_k[1][0]);
         if (digits == 2) sums.high[i] = ivec_dot_bytes(ivec_dot_bytes(ivec_zero(), w[0], x_k[0][1]), w[1], x_k[1][1]);
     }
-    return join_pairs(PUNA_DTYPE_Q4_0, digits, &sums);
+    return join_rows(PUNA_DTYPE_Q4_0, digits, &sums);
 }
 
 /* The same of sixteen elements of Q6_K: four bits at l and two at h, for elements of one quarter of 128. */
-PUNA_INLINE ivec multiply_six_bits(const int quarter, const int digits, const char *l, const char *h, int64_t stride, x_row x, int64_t k) {
+PUNA_INLINE ivec multiply_16(const int quarter, const int digits, const char *l, const char *h, int64_t stride, x_row x, int64_t k) {
     const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
     ivec x_k[2];
-    pair_sums sums;
+    row_sums sums;
+    const side_by_side l_rows = lay_rows(l, stride), h_rows = lay_rows(h, stride);
     spread_sixteen(digits, x_k, x, k);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        ivec low = ivec_load_sixteens(l + i * stride, 4 * stride), high = ivec_load_sixteens(h + i * stride, 4 * stride);
+        ivec low = load_sixteens(&l_rows, i, 0), high = load_sixteens(&h_rows, i, 0);
         if (quarter >= 2) low = ivec_shr(low, 4);
         high = quarter < 2 ? ivec_shl(high, 4 - 2 * quarter) : ivec_shr(high, 2 * quarter - 4);
         const ivec w = ivec_or(ivec_and(low, low_bits), ivec_and(high, high_bits));
         sums.low[i] = ivec_dot_bytes(ivec_zero(), w, x_k[0]);
         if (digits == 2) sums.high[i] = ivec_dot_bytes(ivec_zero(), w, x_k[1]);
     }
-    return join_pairs(PUNA_DTYPE_Q6_K, digits, &sums);
+    return join_rows(PUNA_DTYPE_Q6_K, digits, &sums);
 }
 
+#if BYTE_DOTS
+/* q[g]: the same of the groups of half a block and x from k on, of part 0, the even ones, or part 1: sixteen bytes of high bits serve four. */
+PUNA_INLINE void multiply_transposed(const int digits, ivec q[8], const char *l, const char *h, int64_t stride, const int part, x_row x,
+                                     int64_t k) {
+    const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
+    ivec a[4], b[4], c[4], acc[4][2];
+    ivec_columns(a, l, stride);
+    ivec_columns(b, l + 32, stride);
+    ivec_columns(c, h, stride);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const ivec low[4] = {a[i], b[i], ivec_shr(a[i], 4), ivec_shr(b[i], 4)};
+        const ivec high[4] = {ivec_shl(c[i], 4), ivec_shl(c[i], 2), c[i], ivec_shr(c[i], 2)};
+        for (int j = 0; j < 4; j++) {
+            const ivec w = ivec_or(ivec_and(low[j], low_bits), ivec_and(high[j], high_bits));
+            for (int d = 0; d < digits; d++)
+                acc[j][d] = ivec_dot_bytes(i == 0 ? ivec_zero() : acc[j][d], w, ivec_spread(x.digits[d] + k + 32 * j + 4 * i));
+            if (i == 3) q[2 * j + part] = digits == 1 ? acc[j][0] : ivec_add(acc[j][0], ivec_shl(acc[j][1], 8));
+        }
+    }
+}
+#endif
+
 /*
- * q[g]: the integer products, offset included, of group g of depth elements of eight rows of w, stride bytes apart, and x from k on.
- * Meanwhile the same of the next panel, at far, is fetched, and what is wanted next of these rows, at near, near_stride bytes apart.
+ * q[g]: the integer products, offset included, of group g of depth elements of VEC_WIDTH rows of w, stride bytes apart, and x from k on.
+ * Meanwhile as many bytes of the next panel, from far on, are fetched.
  */
-PUNA_INLINE void multiply_groups_of_eight(const int32_t dtype, const int digits, ivec q[], const char *rows, int64_t stride, x_row x,
-                                          int64_t k, int64_t depth, const char *far, const char *near, int64_t near_stride) {
-    const int64_t bytes = bytes_of(dtype), blocks = depth / elements_of(dtype), near_bytes = DEPTH / elements_of(dtype) * bytes;
-    if (dtype == PUNA_DTYPE_Q4_0) {
-        for (int64_t b = 0; b < blocks; b++, rows += bytes, far += VEC_WIDTH * bytes, near += near_stride) {
+PUNA_INLINE void multiply_depth(const int32_t dtype, const int digits, ivec q[], const char *rows, int64_t stride, x_row x,
+                                          int64_t k, int64_t depth, const char *far) {
+    const int64_t bytes = bytes_of(dtype), blocks = depth / elements_of(dtype);
+    if (elements_of(dtype) == 32) {
+        for (int64_t b = 0; b < blocks; b++, rows += bytes, far += VEC_WIDTH * bytes) {
             fetch(far, VEC_WIDTH * bytes, 0, 1);
-            fetch(near, near_bytes, 0, 1);
-            q[b] = multiply_nibbles(BOTH_NIBBLES, digits, rows + offsetof(puna_q4_0, q), stride, x, k + 32 * b);
+            q[b] = multiply_32(dtype == PUNA_DTYPE_Q8_0 ? BYTES : BOTH_NIBBLES, digits, rows + 2, stride, x, k + 32 * b);
         }
         return;
     }
-    for (int r = 0; r < VEC_WIDTH; r++, near += near_stride) fetch(near, near_bytes, 0, 1);
     if (dtype == PUNA_DTYPE_Q4_K) {
         rows += offsetof(puna_q4_k, q);
         for (int g = 0; g < 8; g += 2, rows += 32) {
             fetch(far, VEC_WIDTH * bytes, g / 2, 4);
-            q[g] = multiply_nibbles(LOW_NIBBLES, digits, rows, stride, x, k + 32 * g);
-            q[g + 1] = multiply_nibbles(HIGH_NIBBLES, digits, rows, stride, x, k + 32 * (g + 1));
+            q[g] = multiply_32(LOW_NIBBLES, digits, rows, stride, x, k + 32 * g);
+            q[g + 1] = multiply_32(HIGH_NIBBLES, digits, rows, stride, x, k + 32 * (g + 1));
         }
         return;
     }
@@ -120,11 +173,15 @@ PUNA_INLINE void multiply_groups_of_eight(const int32_t dtype, const int digits,
         for (int part = 0; part < 2; part++) {
             const char *l = rows + 64 * half + 16 * part, *h = rows + offsetof(puna_q6_k, high) + 32 * half + 16 * part;
             fetch(far, VEC_WIDTH * bytes, 2 * half + part, 4);
+#if BYTE_DOTS
+            multiply_transposed(digits, &q[8 * half], l, h, stride, part, x, k + 128 * half + 16 * part);
+#else
 #pragma GCC unroll 4
             for (int quarter = 0; quarter < 4; quarter++) {
                 const int g = 8 * half + 2 * quarter + part;
-                q[g] = multiply_six_bits(quarter, digits, l + quarter % 2 * 32, h, stride, x, k + 16 * g);
+                q[g] = multiply_16(quarter, digits, l + quarter % 2 * 32, h, stride, x, k + 16 * g);
             }
+#endif
         }
 }
 
@@ -154,7 +211,7 @@ PUNA_INLINE void multiply_by_quarters(const int32_t dtype, const int digits, flo
         const char *w_k = w, *far = w + PANEL * row_bytes;
         for (int64_t k = 0; k < K; k += DEPTH, w_k += depth_bytes, far += PANEL * depth_bytes) {
             const int64_t depth = puna_min(DEPTH, K - k);
-            const char *rows = w_k, *near = k + DEPTH < K ? w_k + depth_bytes : w + PANEL * row_bytes;
+            const char *rows = w_k;
             int64_t stride = row_bytes;
             if (some_N < PANEL) {
                 rows = fill_up(space->rows, w_k, row_bytes, depth / elements_of(dtype) * bytes_of(dtype), some_N);
@@ -165,8 +222,7 @@ PUNA_INLINE void multiply_by_quarters(const int32_t dtype, const int digits, flo
 #pragma GCC unroll 2
             for (int v = 0; v < VECTORS; v++) {
                 const int64_t first = v * VEC_WIDTH;
-                multiply_groups_of_eight(dtype, digits, q[v], rows + first * stride, stride, x, k, depth, far + first * depth_bytes,
-                                         near + first * row_bytes, row_bytes);
+                multiply_depth(dtype, digits, q[v], rows + first * stride, stride, x, k, depth, far + first * depth_bytes);
                 if (v == 0) pack_scales(dtype, &space->factors, rows, stride, depth); /* well after the halves are written  */
             }
             add_products(dtype, sums, &space->factors, q, x, k, depth);

@@ -15,8 +15,8 @@
  * where smull makes four products of words, sdot makes sixteen of bytes. It has not been timed. i8mm would halve the products once
  * more, but wants two rows, eight bytes of each, in a vector, in the panel, in x and in the sums alike: another kernel.
  *
- * ONE ROW is multiplied row by row (integer_row.h), on AVX-512 by columns (integer_columns.h), on AVX2, but for Q8_0, by quarters of
- * vectors (integer_quarters.h), MANY ROWS on AMX by tiles (integer_tiles.h), with the same bits.
+ * ONE ROW is multiplied row by row (integer_row.h), on AVX-512, and on AVX2 but for Q8_0, by quarters of vectors (integer_quarters.h),
+ * MANY ROWS on AMX by tiles (integer_tiles.h), with the same bits.
  *
  * MEASURED on a quiet two-core Granite Rapids, N = 5632, K = 2048: Q4_K 267 GOP/s int16, 470 int8 of one thread; AVX2 121, and with
  * int8 167, a quarter more since its loop is unrolled by four and not by eight (24 rows, busy machine: 106 to 134); the code before
@@ -27,12 +27,11 @@
  * with tiles of four rows: int16 1 to 2 % faster, int8 2 to 8 % slower; blocks of 96 rows of x: 2 % slower.
  */
 #if defined(PUNA_VARIANT_AVX512)
-#include "integer_columns.h"
 #include "integer_tiles.h"
 #else
 #include "integer_row.h"
 #endif
-#if defined(PUNA_VARIANT_AVX2)
+#if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
 #include "integer_quarters.h"
 #endif
 #include "kernels.h"
@@ -270,12 +269,10 @@ PUNA_INLINE void multiply(const int32_t dtype, const int digits, float *y, int64
  * ------------------------------------------------------------------------------------------------------------------ */
 
 typedef union one_row_space {
-#if defined(PUNA_VARIANT_AVX512)
-    columns_space columns;
-#else
+#if !defined(PUNA_VARIANT_AVX512)
     rows_space rows;
 #endif
-#if defined(PUNA_VARIANT_AVX2)
+#if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
     quarters_space quarters;
 #endif
 } one_row_space;
@@ -307,10 +304,8 @@ static int64_t space_bytes(bool one_row) {
 /* The parts of a single rounded row, one after another. */
 enum { ONE_DIGITS, ONE_WORDS, ONE_MINUS_D_SUM, ONE_D, ONE_SUMS, ONE_D_16, ONE_SUMS_16, ONE_PARTS };
 
-enum { ONE_MARGIN = 64 /* bytes before, between and after the digits: integer_columns.h reads two more on either side */ };
-
 static int64_t one_part_bytes(int part, int64_t K) {
-    int64_t bytes = part == ONE_DIGITS  ? 2 * K + 32 + 3 * ONE_MARGIN
+    int64_t bytes = part == ONE_DIGITS  ? 2 * puna_ceil_div(K, 64) * 64
                     : part == ONE_WORDS ? 2 * K
                                         : K / (part < ONE_D_16 ? 32 : 16) * 4 + 64;
     return puna_ceil_div(bytes, 64) * 64;
@@ -328,7 +323,7 @@ static void round_one_row(call *c) {
     float *minus_d_sum = (float *)parts[ONE_MINUS_D_SUM], *d = (float *)parts[ONE_D], *d_16 = (float *)parts[ONE_D_16];
     int32_t *sums = (int32_t *)parts[ONE_SUMS], *sums_16 = (int32_t *)parts[ONE_SUMS_16];
     const float top = puna_activations_top(c->activations);
-    int8_t *low = (int8_t *)parts[ONE_DIGITS] + ONE_MARGIN, *high = low + puna_ceil_div(c->K, 64) * 64 + ONE_MARGIN;
+    int8_t *low = (int8_t *)parts[ONE_DIGITS], *high = low + puna_ceil_div(c->K, 64) * 64;
     int16_t *words = (int16_t *)parts[ONE_WORDS];
     x_row row = {.digits = {low, high}, .words = words, .minus_d_sum = minus_d_sum, .d = d, .sums = sums};
     for (int64_t b = 0; b < c->K / 32; b++) {
@@ -447,11 +442,11 @@ static void multiply_one_share(void *arguments, int64_t share, int32_t thread) {
     if (c->activations == PUNA_ACTIVATIONS_INT16) multiply_by(dtype, 2, ONE_ARGUMENTS, space);                                \
     else multiply_by(dtype, 1, ONE_ARGUMENTS, space)
 #if defined(PUNA_VARIANT_AVX512)
-#define MULTIPLY_ONE(dtype) BY_DIGITS(multiply_by_columns, dtype, &space->columns)
+#define MULTIPLY_ONE(dtype) BY_DIGITS(multiply_by_quarters, dtype, &space->quarters)
 #define MULTIPLY_ONE_Q8_0 MULTIPLY_ONE
 #elif defined(PUNA_VARIANT_AVX2)
 #define MULTIPLY_ONE(dtype) BY_DIGITS(multiply_by_quarters, dtype, &space->quarters)
-#define MULTIPLY_ONE_Q8_0(dtype) multiply_by_rows(dtype, 0, ONE_ARGUMENTS, &space->rows)
+#define MULTIPLY_ONE_Q8_0(dtype) multiply_by_rows(dtype, 0, ONE_ARGUMENTS, &space->rows) /* products of bytes would saturate    */
 #elif BYTE_DOTS
 #define MULTIPLY_ONE(dtype) BY_DIGITS(multiply_by_rows, dtype, &space->rows)
 #define MULTIPLY_ONE_Q8_0 MULTIPLY_ONE
