@@ -188,9 +188,9 @@ PUNA_INLINE void pack_quants(int32_t dtype, bool bytes, panel_row *q, const char
 /* Byte j of every lane, as a float. */
 PUNA_INLINE vec byte_of(ivec a, int j) { return ivec_to_f32(ivec_and(ivec_shr(a, 8 * j), ivec_set1(255))); }
 
-/* The F16 that lie offset bytes into each of PANEL rows; they are read as vectors well after they are written. */
-PUNA_INLINE void collect_halves(uint16_t halves[PANEL], const char *rows, int64_t stride) {
-    for (int r = 0; r < PANEL; r++, rows += stride) memcpy(&halves[r], rows, 2);
+/* The F16 at which so many rows begin; they are read as vectors well after they are written. */
+PUNA_INLINE void collect_halves(uint16_t *halves, const int count, const char *rows, int64_t stride) {
+    for (int r = 0; r < count; r++, rows += stride) memcpy(&halves[r], rows, 2);
 }
 
 /* The factors of a block of Q4_K of the rows of vector v. */
@@ -221,9 +221,9 @@ PUNA_INLINE void pack_scales_q6_k(factors *to, int v, const char *block, int64_t
 /* PANEL rows, stride bytes apart, depth elements of each. Those of Q4_K lie beside its scales. */
 PUNA_INLINE void pack_halves(const int32_t dtype, factors *to, const char *rows, int64_t stride, int64_t depth) {
     if (elements_of(dtype) == 32) {
-        for (int64_t b = 0; b < depth / 32; b++) collect_halves(to->halves[b], rows + b * bytes_of(dtype), stride);
+        for (int64_t b = 0; b < depth / 32; b++) collect_halves(to->halves[b], PANEL, rows + b * bytes_of(dtype), stride);
     } else if (dtype == PUNA_DTYPE_Q6_K) {
-        collect_halves(to->halves[0], rows + offsetof(puna_q6_k, d), stride);
+        collect_halves(to->halves[0], PANEL, rows + offsetof(puna_q6_k, d), stride);
     }
 }
 

@@ -11,7 +11,7 @@
  * Q6_K on AVX-512 is transposed before it is multiplied, four bytes of a row in each lane: bits of two places are joined for every
  * group of sixteen, and there more registers than quarters need, or loads.
  *
- * READING: a panel is one run of memory. The next one is fetched in that order, evenly, while this one is multiplied.
+ * READING: a panel is one run of memory. The next one is fetched in that order while this one is multiplied, a line or two at a time.
  *
  * MEASURED, N = 5632, K = 2048, int16, cold weights, two threads, GB/s of Q8_0, Q4_0, Q4_K, Q6_K, old and new in turn.
  * On a quiet Granite Rapids, row by row (integer_row.h): 25.9, 25.3, 24.5, 26.4 of 29. On a Zen 5, AVX-512, which reads at 67:
@@ -24,7 +24,9 @@
  * Later, one thread, at 50 GB/s, the same in turn; and AVX2, of Q4_0, Q4_K, Q6_K, where int16 had been row by row and int8 transposed:
  *   5  as above                                                    40, 30, 35, 36     AVX2 21, 22, 18; int8 24, 27, 23
  *   6  by quarters, but for Q6_K on AVX-512                        47, 32, 36, 36     AVX2 23, 23, 19; int8 30, 32, 26
- *   7  and nothing fetched but the next panel                      50, 34, 39, 37     AVX2 23, 23.5, 20
+ *   7  nothing fetched but the next panel, little by little, and
+ *      factors with the bytes beside them                          49, 36, 40, 37     AVX2 23, 23.5, 20
+ * Two threads read by 7 as fast as by 5 where they read at 60 GB/s; at 45 Q4_K 6 to 12 % faster, Q8_0 8 % slower, 40 in place of 43.5.
  * Q8_0 and Q4_0 transposed are loops of six to nine kilobytes, which a copy of the library in other pages of memory runs 20 % faster or
  * slower, once five times slower; these are short, and the same everywhere within 2 %.
  *
@@ -78,10 +80,12 @@ PUNA_INLINE ivec join_rows(const int32_t dtype, const int digits, const row_sums
 
 /*
  * The integer products of a group of VEC_WIDTH rows, stride bytes apart, and x from k on. The group's quants are 32 bytes at q, as of
- * Q8_0; both halves of sixteen, as of Q4_0; or the low or the high halves of 32, as of Q4_K.
+ * Q8_0; both halves of sixteen, as of Q4_0; or the low or the high halves of 32, as of Q4_K. Meanwhile so many lines from far on are
+ * fetched.
  */
 typedef enum quants { BYTES, BOTH_NIBBLES, LOW_NIBBLES, HIGH_NIBBLES } quants;
-PUNA_INLINE ivec multiply_32(const quants which, const int digits, const char *q, int64_t stride, x_row x, int64_t k) {
+PUNA_INLINE ivec multiply_32(const quants which, const int digits, const char *q, int64_t stride, x_row x, int64_t k,
+                             const char *far, const int lines) {
     const ivec low_bits = ivec_set1(0x0F0F0F0F), flip = ivec_set1((int32_t)0x80808080);
     ivec x_k[2][2];
     row_sums sums;
@@ -89,6 +93,7 @@ PUNA_INLINE ivec multiply_32(const quants which, const int digits, const char *q
     for (int i = 0; i < 2; i++) spread_sixteen(digits, x_k[i], x, k + 16 * i);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
+        for (int line = lines * i / 4; line < lines * (i + 1) / 4; line++) __builtin_prefetch(far + 64 * line, 0, 3);
         const ivec first = load_sixteens(&rows, i, 0);
         const ivec second = which == BOTH_NIBBLES ? first : load_sixteens(&rows, i, 16);
         ivec w[2];
@@ -104,27 +109,11 @@ PUNA_INLINE ivec multiply_32(const quants which, const int digits, const char *q
     return join_rows(PUNA_DTYPE_Q4_0, digits, &sums);
 }
 
-/* The same of sixteen elements of Q6_K: four bits at l and two at h, for elements of one quarter of 128. */
-PUNA_INLINE ivec multiply_16(const int quarter, const int digits, const char *l, const char *h, int64_t stride, x_row x, int64_t k) {
-    const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
-    ivec x_k[2];
-    row_sums sums;
-    const side_by_side l_rows = lay_rows(l, stride), h_rows = lay_rows(h, stride);
-    spread_sixteen(digits, x_k, x, k);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        ivec low = load_sixteens(&l_rows, i, 0), high = load_sixteens(&h_rows, i, 0);
-        if (quarter >= 2) low = ivec_shr(low, 4);
-        high = quarter < 2 ? ivec_shl(high, 4 - 2 * quarter) : ivec_shr(high, 2 * quarter - 4);
-        const ivec w = ivec_or(ivec_and(low, low_bits), ivec_and(high, high_bits));
-        sums.low[i] = ivec_dot_bytes(ivec_zero(), w, x_k[0]);
-        if (digits == 2) sums.high[i] = ivec_dot_bytes(ivec_zero(), w, x_k[1]);
-    }
-    return join_rows(PUNA_DTYPE_Q6_K, digits, &sums);
-}
-
 #if BYTE_DOTS
-/* q[g]: the same of the groups of half a block and x from k on, of part 0, the even ones, or part 1: sixteen bytes of high bits serve four. */
+/*
+ * q: the same of groups of half a block of Q6_K, the even ones, part 0, or the odd ones: sixteen bytes of high bits at h serve four, as do
+ * those at l and 32 bytes on.
+ */
 PUNA_INLINE void multiply_transposed(const int digits, ivec q[8], const char *l, const char *h, int64_t stride, const int part, x_row x,
                                      int64_t k) {
     const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
@@ -144,28 +133,47 @@ PUNA_INLINE void multiply_transposed(const int digits, ivec q[8], const char *l,
         }
     }
 }
+#else
+/* The same of one group of Q6_K: four bits of each byte at l, and two at h, for elements of one quarter of 128. */
+PUNA_INLINE ivec multiply_16(const int quarter, const int digits, const char *l, const char *h, int64_t stride, x_row x, int64_t k) {
+    const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
+    ivec x_k[2];
+    row_sums sums;
+    const side_by_side l_rows = lay_rows(l, stride), h_rows = lay_rows(h, stride);
+    spread_sixteen(digits, x_k, x, k);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        ivec low = load_sixteens(&l_rows, i, 0), high = load_sixteens(&h_rows, i, 0);
+        if (quarter >= 2) low = ivec_shr(low, 4);
+        high = quarter < 2 ? ivec_shl(high, 4 - 2 * quarter) : ivec_shr(high, 2 * quarter - 4);
+        const ivec w = ivec_or(ivec_and(low, low_bits), ivec_and(high, high_bits));
+        sums.low[i] = ivec_dot_bytes(ivec_zero(), w, x_k[0]);
+        if (digits == 2) sums.high[i] = ivec_dot_bytes(ivec_zero(), w, x_k[1]);
+    }
+    return join_rows(PUNA_DTYPE_Q6_K, digits, &sums);
+}
 #endif
 
 /*
  * q[g]: the integer products, offset included, of group g of depth elements of VEC_WIDTH rows of w, stride bytes apart, and x from k on.
  * Meanwhile as many bytes of the next panel, from far on, are fetched.
  */
-PUNA_INLINE void multiply_depth(const int32_t dtype, const int digits, ivec q[], const char *rows, int64_t stride, x_row x,
-                                          int64_t k, int64_t depth, const char *far) {
+PUNA_INLINE void multiply_depth(const int32_t dtype, const int digits, ivec q[], uint16_t (*halves)[PANEL], const char *rows,
+                                int64_t stride, x_row x, int64_t k, int64_t depth, const char *far) {
     const int64_t bytes = bytes_of(dtype), blocks = depth / elements_of(dtype);
+    const int lines = (int)(VEC_WIDTH * bytes * 32 / elements_of(dtype) + 63) / 64;
     if (elements_of(dtype) == 32) {
         for (int64_t b = 0; b < blocks; b++, rows += bytes, far += VEC_WIDTH * bytes) {
-            fetch(far, VEC_WIDTH * bytes, 0, 1);
-            q[b] = multiply_32(dtype == PUNA_DTYPE_Q8_0 ? BYTES : BOTH_NIBBLES, digits, rows + 2, stride, x, k + 32 * b);
+            collect_halves(halves[b], VEC_WIDTH, rows, stride);
+            q[b] = multiply_32(dtype == PUNA_DTYPE_Q8_0 ? BYTES : BOTH_NIBBLES, digits, rows + 2, stride, x, k + 32 * b, far, lines);
         }
         return;
     }
     if (dtype == PUNA_DTYPE_Q4_K) {
         rows += offsetof(puna_q4_k, q);
         for (int g = 0; g < 8; g += 2, rows += 32) {
-            fetch(far, VEC_WIDTH * bytes, g / 2, 4);
-            q[g] = multiply_32(LOW_NIBBLES, digits, rows, stride, x, k + 32 * g);
-            q[g + 1] = multiply_32(HIGH_NIBBLES, digits, rows, stride, x, k + 32 * (g + 1));
+            q[g] = multiply_32(LOW_NIBBLES, digits, rows, stride, x, k + 32 * g, far + g * VEC_WIDTH * bytes / 8, lines);
+            q[g + 1] = multiply_32(HIGH_NIBBLES, digits, rows, stride, x, k + 32 * (g + 1), far + (g + 1) * VEC_WIDTH * bytes / 8, lines);
         }
         return;
     }
@@ -218,13 +226,16 @@ PUNA_INLINE void multiply_by_quarters(const int32_t dtype, const int digits, flo
                 stride = sizeof(row_part);
             }
             ivec q[VECTORS][DEPTH / 16];
-            pack_halves(dtype, &space->factors, rows, stride, depth);
+            const bool small = elements_of(dtype) == 32;
+            if (!small) pack_halves(dtype, &space->factors, rows, stride, depth);
 #pragma GCC unroll 2
             for (int v = 0; v < VECTORS; v++) {
                 const int64_t first = v * VEC_WIDTH;
-                multiply_depth(dtype, digits, q[v], rows + first * stride, stride, x, k, depth, far + first * depth_bytes);
-                if (v == 0) pack_scales(dtype, &space->factors, rows, stride, depth); /* well after the halves are written  */
+                multiply_depth(dtype, digits, q[v], (uint16_t(*)[PANEL])(space->factors.halves[0] + first), rows + first * stride, stride,
+                               x, k, depth, far + first * depth_bytes);
+                if (!small && v == 0) pack_scales(dtype, &space->factors, rows, stride, depth); /* well after the halves    */
             }
+            if (small) pack_scales(dtype, &space->factors, rows, stride, depth);
             add_products(dtype, sums, &space->factors, q, x, k, depth);
         }
         float some[PANEL];
