@@ -9,11 +9,11 @@
  * cache, so that each lane of a vector holds four bytes, or two words, of its own row; those meet the same four bytes or two words
  * of x in every lane, and no sum crosses lanes. The transpose is made of raw bytes, before nibbles are taken apart.
  *
- * BYTES OR WORDS: where the set adds up products of bytes four a lane (BYTE_DOTS), weights stay bytes always, and an int16 is two of
- * them, 256 * high + low: as many products, of a panel half as large and sooner unpacked. Elsewhere int16 activations meet weights widened
- * to int16, and int8 activations bytes on AVX2, but of Q8_0, as its byte product is unsigned times signed and saturates. NEON's dot
- * products have not been timed; i8mm would halve them once more, but wants two rows, eight bytes of each, in a vector, in the panel, in x
- * and in the sums alike: another kernel.
+ * BYTES OR WORDS: where the set adds up products of bytes four a lane (BYTE_DOTS), weights stay bytes, and an int16 is two of them,
+ * 256 * high + low: as many products, of a panel half as large and sooner unpacked. Q8_0, whose bytes are there already, gains nothing
+ * from it on AVX-512 and is widened to int16, as all are elsewhere; int8 activations meet bytes on AVX2, but of Q8_0, as its byte product
+ * is unsigned times signed and saturates. NEON's dot products have not been timed; i8mm would halve them once more, but wants two rows,
+ * eight bytes of each, in a vector, in the panel, in x and in the sums alike: another kernel.
  *
  * ONE ROW is multiplied row by row (integer_row.h), on AVX-512, and on AVX2 but for Q8_0, by quarters of vectors (integer_quarters.h),
  * MANY ROWS on AMX by tiles (integer_tiles.h), with the same bits.
@@ -25,8 +25,9 @@
  * and two panels a tile in place of 12 and one: 128 rows, Q8_0 454 to 539 GOP/s, int8 666 to 896, Q4_K 376 to 461, 661 to 829. A DEPTH
  * of six tiles' rows of w after another, so that x stays in the second-level cache: 512 rows as fast, 128 rows 5 % slower. AVX2 there
  * with tiles of four rows: int16 1 to 2 % faster, int8 2 to 8 % slower; blocks of 96 rows of x: 2 % slower. Two digits in place of words on
- * AVX-512: 2 rows 1.15 to 1.3 times as fast, 4 rows 1.0 to 1.13, 8 rows 1.02 to 1.1, 128 rows 1 to 3 % slower; words for many rows beside
- * them: the compiler then spilled in the tiles of few. On AVX2 two digits are no faster for two rows, 7 to 30 % slower for more.
+ * AVX-512: 2 rows 1.2 to 1.3 times as fast, 4 rows 1.07 to 1.13, 8 rows 1.07 to 1.1, 128 rows up to 2 % slower (Q8_0: 1.15, 1.01, 1.02,
+ * 3 % slower); words for many rows beside them: the compiler then spilled in the tiles of few. On AVX2 two digits are no faster for two
+ * rows, 7 to 30 % slower for more.
  */
 #if defined(PUNA_VARIANT_AVX512)
 #include "integer_tiles.h"
@@ -69,7 +70,7 @@ typedef struct x_words {
 /* Bytes that a number of x is made of, and multiplied with bytes of w; 0: with words, as one. */
 PUNA_INLINE int digits_of(int32_t dtype, int32_t activations) {
     const bool int8 = activations == PUNA_ACTIVATIONS_INT8;
-    if (BYTE_DOTS) return int8 ? 1 : 2;
+    if (BYTE_DOTS) return int8 ? 1 : SIGNED_BYTES || dtype != PUNA_DTYPE_Q8_0 ? 2 : 0;
     return int8 && VEC_WIDTH == 8 && dtype != PUNA_DTYPE_Q8_0;
 }
 
