@@ -11,7 +11,8 @@
  * Q6_K on AVX-512 is transposed before it is multiplied, four bytes of a row in each lane: bits of two places are joined for every
  * group of sixteen, and there more registers than quarters need, or loads.
  *
- * READING: a panel is one run of memory. The next one is fetched in that order while this one is multiplied, a line or two at a time.
+ * READING: a panel is one run of memory. The next one is fetched in that order while this one is multiplied, a line or two at a time; of
+ * Q8_0, of which two panels do not fit the first cache, what is wanted next is fetched again.
  *
  * MEASURED, N = 5632, K = 2048, int16, cold weights, two threads, GB/s of Q8_0, Q4_0, Q4_K, Q6_K, old and new in turn.
  * On a quiet Granite Rapids, row by row (integer_row.h): 25.9, 25.3, 24.5, 26.4 of 29. On a Zen 5, AVX-512, which reads at 67:
@@ -25,8 +26,9 @@
  *   5  as above                                                    40, 30, 35, 36     AVX2 21, 22, 18; int8 24, 27, 23
  *   6  by quarters, but for Q6_K on AVX-512                        47, 32, 36, 36     AVX2 23, 23, 19; int8 30, 32, 26
  *   7  nothing fetched but the next panel, little by little, and
- *      factors with the bytes beside them                          49, 36, 40, 37     AVX2 23, 23.5, 20
- * Two threads read by 7 as fast as by 5 where they read at 60 GB/s; at 45 Q4_K 6 to 12 % faster, Q8_0 8 % slower, 40 in place of 43.5.
+ *      factors with the bytes beside them                          49, 36, 40, 37     AVX2 27, 23.5, 21; int8 38, 33, 27
+ *   8  of Q8_0 what is wanted next too                              47
+ * Two threads read by 8 as fast as by 5 where they read at 60 GB/s; at 44 Q4_K 6 to 12 % faster, Q8_0 5 % slower (by 7: 11 %).
  * Q8_0 and Q4_0 transposed are loops of six to nine kilobytes, which a copy of the library in other pages of memory runs 20 % faster or
  * slower, once five times slower; these are short, and the same everywhere within 2 %.
  *
@@ -163,7 +165,9 @@ PUNA_INLINE void multiply_depth(const int32_t dtype, const int digits, ivec q[],
     const int64_t bytes = bytes_of(dtype), blocks = depth / elements_of(dtype);
     const int lines = (int)(VEC_WIDTH * bytes * 32 / elements_of(dtype) + 63) / 64;
     if (elements_of(dtype) == 32) {
+        const char *next = rows + DEPTH / 32 * bytes; /* what is wanted of a row after this                           */
         for (int64_t b = 0; b < blocks; b++, rows += bytes, far += VEC_WIDTH * bytes) {
+            for (int r = 0; r < VEC_WIDTH / 8 && dtype == PUNA_DTYPE_Q8_0; r++, next += stride) fetch(next, DEPTH / 32 * bytes, 0, 1);
             collect_halves(halves[b], VEC_WIDTH, rows, stride);
             q[b] = multiply_32(dtype == PUNA_DTYPE_Q8_0 ? BYTES : BOTH_NIBBLES, digits, rows + 2, stride, x, k + 32 * b, far, lines);
         }
