@@ -8,8 +8,9 @@ enum { INT8 = PUNA_ACTIVATIONS_INT8, INT16 = PUNA_ACTIVATIONS_INT16 };
 
 /*
  * What w and x hold. LOWEST: quants at their lowest and x rounded to the largest integer throughout; HIGHEST: quants, scales
- * and mins at their highest, x at the lowest; HUGE_X and TINY_X: factors that are zero, subnormal or the largest there are, x near
- * 1e25, or near where it counts as zero; SPECIAL_X: NaN in row 0, infinity in row 1, -infinity in row 2.
+ * and mins at their highest, x near the lowest with integers of 16 bits whose low byte is -128; HUGE_X and TINY_X: factors that
+ * are zero, subnormal or the largest there are, x near 1e25, or near where it counts as zero; SPECIAL_X: NaN in row 0, infinity
+ * in row 1, -infinity in row 2.
  */
 enum { ORDINARY, LOWEST, HIGHEST, HUGE_X, TINY_X, SPECIAL_X };
 
@@ -106,7 +107,7 @@ static void fill_extreme_x(const test_buffer *b, const int64_t *d, uint64_t seed
         double value = test_uniform(seed, (uint64_t)i, -1, 1) * magnitude_of_x(d);
         if (d[8] == TINY_X && i / 32 % 3 == 0) value *= 1e-3;  /* below what counts as zero */
         if (d[8] == TINY_X && i / 32 % 5 == 0) value *= 1e-11; /* subnormal */
-        x[i] = (float)(d[8] == LOWEST ? 1 : d[8] == HIGHEST ? -1 : value);
+        x[i] = (float)(d[8] == LOWEST ? 1 : d[8] == HIGHEST ? (i % 32 == 0 ? -1 : -32384.0 / 32512) : value);
     }
     if (d[8] == SPECIAL_X)
         for (int64_t r = 0; r < puna_min(3, b->rows); r++) x[r * b->columns + (37 * r + 5) % b->columns] = special[r];
