@@ -52,7 +52,7 @@ PUNA_INLINE ivec ivec_swap_middle(ivec a) { return _mm512_shuffle_epi32(a, 0xD8)
 /* Lanes that are int16, and the lowest bytes of lanes. */
 PUNA_INLINE void ivec_store_i16(void *p, ivec a) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(a)); }
 PUNA_INLINE void ivec_store_lowest(void *p, ivec a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
-/* The sixteen bytes at p in every quarter; those bytes after each of p in one quarter after the other. */
+/* In every quarter the sixteen bytes at p; in quarter i those that lie so many bytes after p[i]. */
 PUNA_INLINE ivec ivec_spread_quarter(const void *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)); }
 PUNA_INLINE ivec ivec_load_quarters(const char *const p[4], int64_t bytes) {
     __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(p[0] + bytes)));
@@ -97,7 +97,7 @@ PUNA_INLINE ivec ivec_sum_dots(ivec pairs) { return _mm256_madd_epi16(pairs, _mm
 PUNA_INLINE ivec ivec_join_dots(ivec low, ivec high) {
     return ivec_add(ivec_sum_dots(low), _mm256_madd_epi16(high, _mm256_set1_epi16(256)));
 }
-/* In every quarter two of a, then two of b: what its first and its second half have, added as int16. */
+/* In every quarter the two halves of a's added as int16, then those of b's. */
 PUNA_INLINE ivec ivec_add_halves_i16(ivec a, ivec b) {
     return _mm256_add_epi16(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
 }

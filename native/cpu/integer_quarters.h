@@ -35,7 +35,7 @@
  * The processor fetches faster by itself than when each line is asked for, but loses the thread where reading pauses: asking for a line
  * of each page alone was slower than asking for none. Adding up one panel's groups row by row while the next is read: Q4_K 35, Q6_K 33,
  * the others slower. Two and three rows of x transposed, not by panels: Q4_K 1.25 and 1.17 times as fast, Q8_0 and Q6_K as before, Q4_0
- * slower; four rows no faster. Q6_K on AVX-512 by quarters: a fifth slower. On AVX2 all sums stored first and joined in a second loop,
+ * slower; four rows no faster. Q6_K on AVX-512 by quarters: a tenth slower. On AVX2 all sums stored first and joined in a second loop,
  * as such chains fill the scheduler: as fast; both groups of a byte of Q4_K, or all four of Q6_K, at once: registers spill, 5 to 15 %
  * slower.
  */
@@ -59,18 +59,18 @@ PUNA_INLINE void spread_sixteen(const int digits, ivec to[2], x_row x, int64_t k
     for (int d = 0; d < digits; d++) to[d] = ivec_spread_quarter(x.digits[d] + k);
 }
 
-/* What sums of rows come to, lane by lane: the integer products, offset included. */
-PUNA_INLINE ivec join_rows(const int32_t dtype, const int digits, const row_sums *sums) {
+/* What sums of rows, which may double once or twice, come to, lane by lane: the integer products, offset included. */
+PUNA_INLINE ivec join_rows(const bool twice, const int digits, const row_sums *sums) {
     const ivec *low = sums->low, *high = sums->high;
 #if BYTE_DOTS
-    (void)dtype;
+    (void)twice;
     ivec both[4];
     for (int i = 0; i < 4; i++) both[i] = digits == 1 ? low[i] : ivec_add(low[i], ivec_shl(high[i], 8));
     return ivec_sum_quarters(both);
 #else
     ivec a[2] = {ivec_add_halves_i16(low[0], low[1]), ivec_add_halves_i16(low[2], low[3])}, b[2];
     if (digits == 2) b[0] = ivec_add_halves_i16(high[0], high[1]), b[1] = ivec_add_halves_i16(high[2], high[3]);
-    if (dtype == PUNA_DTYPE_Q6_K) {
+    if (!twice) {
         for (int i = 0; i < 2; i++) a[i] = digits == 2 ? ivec_join_dots(a[i], b[i]) : ivec_sum_dots(a[i]);
         return ivec_add(ivec_even(a[0], a[1]), ivec_odd(a[0], a[1]));
     }
@@ -108,7 +108,7 @@ PUNA_INLINE ivec multiply_32(const quants which, const int digits, const char *q
         sums.low[i] = ivec_dot_bytes(ivec_dot_bytes(ivec_zero(), w[0], x_k[0][0]), w[1], x_k[1][0]);
         if (digits == 2) sums.high[i] = ivec_dot_bytes(ivec_dot_bytes(ivec_zero(), w[0], x_k[0][1]), w[1], x_k[1][1]);
     }
-    return join_rows(PUNA_DTYPE_Q4_0, digits, &sums);
+    return join_rows(true, digits, &sums);
 }
 
 #if BYTE_DOTS
@@ -152,7 +152,7 @@ PUNA_INLINE ivec multiply_16(const int quarter, const int digits, const char *l,
         sums.low[i] = ivec_dot_bytes(ivec_zero(), w, x_k[0]);
         if (digits == 2) sums.high[i] = ivec_dot_bytes(ivec_zero(), w, x_k[1]);
     }
-    return join_rows(PUNA_DTYPE_Q6_K, digits, &sums);
+    return join_rows(false, digits, &sums);
 }
 #endif
 

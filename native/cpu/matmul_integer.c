@@ -443,17 +443,17 @@ static void multiply_one_share(void *arguments, int64_t share, int32_t thread) {
 #define BY_DIGITS(multiply_by, dtype, space)                                                                                  \
     if (c->activations == PUNA_ACTIVATIONS_INT16) multiply_by(dtype, 2, ONE_ARGUMENTS, space);                                \
     else multiply_by(dtype, 1, ONE_ARGUMENTS, space)
-#if defined(PUNA_VARIANT_AVX512)
+#define BY_WORDS(dtype) multiply_by_rows(dtype, 0, ONE_ARGUMENTS, &space->rows)
+#if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
 #define MULTIPLY_ONE(dtype) BY_DIGITS(multiply_by_quarters, dtype, &space->quarters)
-#define MULTIPLY_ONE_Q8_0 MULTIPLY_ONE
-#elif defined(PUNA_VARIANT_AVX2)
-#define MULTIPLY_ONE(dtype) BY_DIGITS(multiply_by_quarters, dtype, &space->quarters)
-#define MULTIPLY_ONE_Q8_0(dtype) multiply_by_rows(dtype, 0, ONE_ARGUMENTS, &space->rows) /* products of bytes would saturate    */
 #elif BYTE_DOTS
 #define MULTIPLY_ONE(dtype) BY_DIGITS(multiply_by_rows, dtype, &space->rows)
-#define MULTIPLY_ONE_Q8_0 MULTIPLY_ONE
 #else
-#define MULTIPLY_ONE(dtype) multiply_by_rows(dtype, 0, ONE_ARGUMENTS, &space->rows)
+#define MULTIPLY_ONE BY_WORDS
+#endif
+#if defined(PUNA_VARIANT_AVX2)
+#define MULTIPLY_ONE_Q8_0 BY_WORDS /* as its products of bytes would saturate                                           */
+#else
 #define MULTIPLY_ONE_Q8_0 MULTIPLY_ONE
 #endif
     switch (product->w_dtype) {
