@@ -33,6 +33,8 @@
  *      (22.1 to 23.8), Q8_0 14.3 to 15.0 (12.1 to 12.2)
  *   5  keys transposed and multiplied in registers, for up to six rows (two threads of a Zen 5 in turn, after 8192, GB/s of 40 to 64):
  *      F16 33 to 43 (AVX2 32 to 36), Q8_0 26 to 31, F32 36 to 40 (33 to 45); Q8_0 on AVX2 as before, so packed still
+ *   6  texts of some hundred tokens: their first block called, handed out from some microseconds on, GB/s after 64 (of a Zen 5, where
+ *      weights flush the caches between): F32 9 to 16, F16 13 to 34, Q8_0 7 to 19; after 250 F32 18 to 25
  * Tried without gain: calling a block's lines ahead in one go, every other line, or none; into the first cache; keeping the scores
  * of 48 rows instead of 192 (kept, for the memory).
  * Tried on AMX, in pieces of BF16, in one order for few rows and many: prompts of F32 1.1 to 1.2 times as fast, of F16 1.5 times; a
@@ -611,8 +613,8 @@ PUNA_INLINE void score_pairs(const int32_t dtype, int64_t R, const tile *t, cons
  */
 PUNA_INLINE void attend_few(const int32_t dtype, tile *t, const head *kv, const sums *to, int64_t rows, int64_t block, int64_t lo,
                             int64_t hi, int64_t HD) {
-    int64_t width = padded(HD), columns = (rows < 4 ? 4 : 2) * VEC_WIDTH;
     const bool in_registers = fits_registers(dtype, HD) && group_of(rows) == rows && kv->stride == bytes_of(dtype, HD);
+    int64_t width = padded(HD), columns = (rows < 4 && !in_registers ? 4 : 2) * VEC_WIDTH;
     for (int64_t at = lo / columns * columns; at < hi; at += columns) {
         int64_t first = puna_max(at, lo), from = first / VEC_WIDTH * VEC_WIDTH, last = puna_min(at + columns, hi);
         if (in_registers && last - first == columns) {
@@ -638,12 +640,23 @@ PUNA_INLINE void attend_block(const int32_t dtype, tile *t, const head *kv, cons
     else attend_packed(dtype, t, kv, to, rows, block, lo, hi, HD);
 }
 
+/*
+ * Calls the first block of the keys [begin, end) and its values into the first cache, in the order they lie in: nothing called them
+ * before, and of a short text they are most of it.
+ */
+PUNA_INLINE void call_first_block(const head *kv, int64_t begin, int64_t end) {
+    const int64_t from = begin * kv->stride, to = puna_min(begin / KEYS * KEYS + KEYS, end) * kv->stride;
+    for (int64_t i = from; i < to; i += 64) __builtin_prefetch(kv->k + i, 0, 3);
+    for (int64_t i = from; i < to; i += 64) __builtin_prefetch(kv->v + i, 0, 3);
+}
+
 /* to = the sums of the tile's rows over those of the keys [begin, end), within one stretch, that they see. */
 static void attend_stretch(const job *j, tile *t, const head *kv, const sums *to, int64_t rows, int64_t begin, int64_t end) {
     int64_t width = padded(j->HD);
     for (int64_t i = 0; i < rows; i++) to->m[i] = -INFINITY;
     memset(to->l, 0, (size_t)(rows * VEC_WIDTH) * sizeof(float));
     memset(to->acc, 0, (size_t)(rows * width) * sizeof(float));
+    if (rows <= FEW_ROWS && begin == t->first[0]) call_first_block(kv, begin, end); /* after what would wait behind it */
     for (int64_t block = begin / KEYS * KEYS; block < end; block += KEYS) {
         for (int64_t i = 0; i < rows; i++) {
             t->lo[i] = (int32_t)puna_min(puna_max(t->first[i] - block, 0), KEYS);
@@ -810,7 +823,7 @@ static void run_stretches(puna_context *context, job *j) {
     }
 }
 
-enum { SHARE_CYCLES = 20000 }; /* some microseconds: far above what handing out a share costs */
+enum { SHARE_CYCLES = 2500 }; /* two microseconds or so where memory is cold: far above what handing out a share costs */
 
 /* What packing a block's keys and values costs, in rows of a tile. */
 enum { PACKING_ROWS = 8 };
