@@ -92,8 +92,7 @@ cudaError_t queue(cuda_context &context, bool early, void (*kernel)(Parameters..
     config.stream = context.stream, config.attrs = &attribute, config.numAttrs = early;
     return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 #else
-    (void)early;
-    emulated_launch(context.stream, grid, threads, shared_bytes, [=] { kernel(static_cast<Parameters>(arguments)...); });
+    emulated_launch(context.stream, grid, threads, shared_bytes, early, [=] { kernel(static_cast<Parameters>(arguments)...); });
     return cudaGetLastError();
 #endif
 }
@@ -119,6 +118,8 @@ __device__ inline void take_turn() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
     asm volatile("griddepcontrol.wait;" ::: "memory");
+#elif !defined(__CUDACC__)
+    emulated_take_turn();
 #endif
 }
 

@@ -9,8 +9,9 @@
  * another between barriers, every second block from the last to the first. What cp.async copies arrives when its thread waits for it,
  * and until then there are no numbers in its place. What a stream captures is a list of launches. Device
  * memory ends where an unreadable page begins, is itself unreadable unless a kernel or a copy runs, and holds no numbers before it is
- * written (its first MiB). PUNA_EMULATED_FAULT makes calls fail: no-driver, old-driver, no-device, no-kernel, memory (all
- * allocations from then on), illegal-address (launches).
+ * written (its first MiB). A kernel that may begin before the one ahead has ended cannot read it until it takes its turn, and numbers
+ * are aligned to their size, as a device wants them. PUNA_EMULATED_FAULT makes calls fail: no-driver, old-driver, no-device,
+ * no-kernel, no-function (as no-kernel, by the other name), memory (all allocations from then on), illegal-address (launches).
  */
 #ifndef PUNA_EMULATED_CUDA_RUNTIME_H
 #define PUNA_EMULATED_CUDA_RUNTIME_H
@@ -48,7 +49,9 @@ using std::isinf;
 using std::max;
 using std::min;
 
-void emulated_launch(struct emulated_stream *stream, dim3 grid, int threads, int64_t shared_bytes, const std::function<void()> &kernel);
+void emulated_launch(struct emulated_stream *stream, dim3 grid, int threads, int64_t shared_bytes, bool early,
+                     const std::function<void()> &kernel);
+void emulated_take_turn();
 void *emulated_shared();
 void __syncthreads();
 int __syncthreads_or(int value);
@@ -69,7 +72,7 @@ void emulated_wait_for_copies(int groups);
 
 enum cudaError_t {
     cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
-    cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorInsufficientDriver = 35, cudaErrorInvalidDeviceFunction = 98, cudaErrorNoDevice = 100, cudaErrorNoKernelImageForDevice = 209,
     cudaErrorIllegalAddress = 700, cudaErrorLaunchOutOfResources = 701, cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorStreamCaptureInvalidated = 901
 };

@@ -26,6 +26,9 @@ static bool fault(const char *name) {
     abort();
 }
 
+/* What -fsanitize=alignment, with which this library is compiled, calls: a device takes no number from between its own addresses. */
+extern "C" void __ubsan_handle_type_mismatch_v1(void *, void *) { die("a number that is not aligned to its size"); }
+
 /* ------------------------------------------------- memory ------------------------------------------------------------ */
 
 struct mapping {
@@ -41,7 +44,9 @@ static void protect(int protection) {
 
 struct device_use {
     std::lock_guard<std::recursive_mutex> lock{device};
-    device_use() { protect(PROT_READ | PROT_WRITE); }
+    explicit device_use(bool at_once = true) {
+        if (at_once) protect(PROT_READ | PROT_WRITE);
+    }
     ~device_use() { protect(PROT_NONE); }
 };
 
@@ -126,8 +131,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int) {
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *) {
-    *attributes = {0};
-    return fault("no-kernel") ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+    *attributes = {90}; /* as on devices where take_turn waits */
+    return fault("no-kernel") ? cudaErrorNoKernelImageForDevice : fault("no-function") ? cudaErrorInvalidDeviceFunction : cudaSuccess;
 }
 
 const char *cudaGetErrorName(cudaError_t error) {
@@ -138,6 +143,7 @@ const char *cudaGetErrorName(cudaError_t error) {
 /* ------------------------------------------------- threads ----------------------------------------------------------- */
 
 enum state { READY, AT_WARP, AT_BLOCK, DONE };
+enum { SHUFFLE, MMA_TF32, MMA_BF16, LDMATRIX };
 constexpr int kMostThreads = 1024;
 constexpr size_t kStack = 128 << 10;
 
@@ -146,12 +152,15 @@ struct fiber {
     jmp_buf at;
     bool started;
     state where;
-    unsigned round; /* which of two exchange buffers comes next */
+    int instruction; /* where AT_WARP */
+    bool turn;       /* whether it took its turn, or need not */
+    unsigned round;  /* which of two exchange buffers comes next */
 };
 static fiber fibers[kMostThreads];
 static jmp_buf scheduler;
 static const std::function<void()> *body;
 static int current, block_or, block_or_next;
+static bool locked; /* whether nobody of the kernel has taken a turn */
 static char *shared_memory;
 
 static void meet(state where) {
@@ -164,6 +173,7 @@ static bool copies_pending();
 static void live() {
     for (;;) {
         (*body)();
+        if (!fibers[current].turn) die("a kernel that may begin early and takes no turn");
         if (copies_pending()) die("a thread ends before what it copies has arrived");
         meet(DONE);
     }
@@ -193,13 +203,16 @@ static void run_warp(int first, int end) {
         for (int t = first; t < end; t++) waiting += fibers[t].where == AT_WARP;
         if (waiting == 0) return;
         if (waiting != 32) die("not all lanes of a warp reach its shuffle or product");
-        for (int t = first; t < end; t++) fibers[t].where = READY;
+        for (int t = first; t < end; t++) {
+            if (fibers[t].instruction != fibers[first].instruction) die("lanes of a warp at different instructions");
+            fibers[t].where = READY;
+        }
     }
 }
 
-static void run_block(int threads, bool backwards) {
+static void run_block(int threads, bool early, bool backwards) {
     int warps = (threads + 31) / 32;
-    for (int t = 0; t < threads; t++) fibers[t].where = READY;
+    for (int t = 0; t < threads; t++) fibers[t].where = READY, fibers[t].turn = !early;
     for (;;) {
         for (int i = 0; i < warps; i++) {
             int warp = backwards ? warps - 1 - i : i;
@@ -214,7 +227,7 @@ static void run_block(int threads, bool backwards) {
     }
 }
 
-static void run_kernel(dim3 grid, int threads, int64_t shared_bytes, const std::function<void()> &kernel) {
+static void run_kernel(dim3 grid, int threads, int64_t shared_bytes, bool early, const std::function<void()> &kernel) {
     if (fault("illegal-address")) last_error = cudaErrorIllegalAddress;
     if (last_error != cudaSuccess) return;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535 || threads < 1 ||
@@ -222,7 +235,8 @@ static void run_kernel(dim3 grid, int threads, int64_t shared_bytes, const std::
         last_error = cudaErrorInvalidConfiguration;
         return;
     }
-    device_use use;
+    device_use use(!early);
+    locked = early;
     void *mapped = nullptr;
     size_t mapped_bytes = ((size_t)shared_bytes + page() - 1) / page() * page() + page();
     if (shared_bytes > 0) { /* ends where an unreadable page begins, and is no number before it is written */
@@ -237,7 +251,7 @@ static void run_kernel(dim3 grid, int threads, int64_t shared_bytes, const std::
     bool backwards = false;
     for (blockIdx.z = 0; blockIdx.z < grid.z; blockIdx.z++)
         for (blockIdx.y = 0; blockIdx.y < grid.y; blockIdx.y++)
-            for (blockIdx.x = 0; blockIdx.x < grid.x; blockIdx.x++, backwards = !backwards) run_block(threads, backwards);
+            for (blockIdx.x = 0; blockIdx.x < grid.x; blockIdx.x++, backwards = !backwards) run_block(threads, early, backwards);
     if (mapped != nullptr) munmap(mapped, mapped_bytes);
 }
 
@@ -250,9 +264,10 @@ struct emulated_stream {
     emulated_graph *capture;
 };
 
-void emulated_launch(cudaStream_t stream, dim3 grid, int threads, int64_t shared_bytes, const std::function<void()> &kernel) {
-    if (stream->capture == nullptr) run_kernel(grid, threads, shared_bytes, kernel);
-    else stream->capture->launches.push_back([=] { run_kernel(grid, threads, shared_bytes, kernel); });
+void emulated_launch(cudaStream_t stream, dim3 grid, int threads, int64_t shared_bytes, bool early,
+                     const std::function<void()> &kernel) {
+    if (stream->capture == nullptr) run_kernel(grid, threads, shared_bytes, early, kernel);
+    else stream->capture->launches.push_back([=] { run_kernel(grid, threads, shared_bytes, early, kernel); });
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, int) {
@@ -293,6 +308,13 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return cudaGraphDestroy(exec); }
 
+/* What the grid's first thread touches before is found; that the others wait too is seen when they end. */
+void emulated_take_turn() {
+    fibers[current].turn = true;
+    if (locked) protect(PROT_READ | PROT_WRITE);
+    locked = false;
+}
+
 void *emulated_shared() { return shared_memory; }
 void __syncthreads() { meet(AT_BLOCK); }
 
@@ -307,14 +329,15 @@ int __syncthreads_or(int value) {
 /* What the lanes of each warp hand to one another: two buffers in turn, so that a fast lane spoils nothing. */
 static uint32_t exchange[2][kMostThreads][6];
 
-static uint32_t (*hand_over(const uint32_t *words, int count))[6] {
+static uint32_t (*hand_over(int instruction, const uint32_t *words, int count))[6] {
+    fibers[current].instruction = instruction;
     unsigned round = fibers[current].round++ % 2;
     memcpy(exchange[round][current], words, (size_t)count * 4);
     meet(AT_WARP);
     return exchange[round] + current / 32 * 32;
 }
 
-uint32_t emulated_shuffle(uint32_t value, int from) { return hand_over(&value, 1)[from % 32][0]; }
+uint32_t emulated_shuffle(uint32_t value, int from) { return hand_over(SHUFFLE, &value, 1)[from % 32][0]; }
 
 float emulated_shuffle(float value, int from) {
     uint32_t bits;
@@ -324,11 +347,11 @@ float emulated_shuffle(float value, int from) {
     return value;
 }
 
-/* Ties away from zero, as cvt.rna. */
+/* Ties away from zero, as cvt.rna; of a NaN too the last 13 bits are cut off. */
 uint32_t emulated_nearest_tf32(float value) {
     uint32_t bits;
     memcpy(&bits, &value, 4);
-    return (bits & 0x7F800000) == 0x7F800000 ? bits : (bits + 0x1000) & 0xFFFFE000;
+    return ((bits & 0x7F800000) == 0x7F800000 ? bits : bits + 0x1000) & 0xFFFFE000;
 }
 
 static float as_tf32(uint32_t bits) {
@@ -373,7 +396,7 @@ static float cut_sum(float c, const float *a, const float *b, int n) {
 void emulated_mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2]) {
     uint32_t words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     int lane = current % 32;
-    uint32_t(*warp)[6] = hand_over(words, 6);
+    uint32_t(*warp)[6] = hand_over(MMA_TF32, words, 6);
     auto a_at = [&](int row, int k) { return as_tf32(warp[row % 8 * 4 + k % 4][(row >= 8) + 2 * (k >= 4)]); };
     auto b_at = [&](int k, int column) { return as_tf32(warp[column * 4 + k % 4][4 + (k >= 4)]); };
     for (int i = 0; i < 4; i++) {
@@ -397,7 +420,7 @@ uint32_t emulated_bf16(float value) {
 void emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
     uint32_t words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     int lane = current % 32;
-    uint32_t(*warp)[6] = hand_over(words, 6);
+    uint32_t(*warp)[6] = hand_over(MMA_BF16, words, 6);
     auto number = [](uint32_t pair, int k) {
         uint32_t bits = k % 2 == 0 ? pair << 16 : pair & 0xFFFF0000;
         float value;
@@ -423,7 +446,7 @@ void emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
 void emulated_load_matrices(uint32_t to[4], const void *row, bool transposed) {
     if ((uintptr_t)row % 16 != 0) die("a row of ldmatrix that is not aligned to 16 bytes");
     uint32_t words[2] = {(uint32_t)(uintptr_t)row, (uint32_t)((uintptr_t)row >> 32)};
-    uint32_t(*warp)[6] = hand_over(words, 2);
+    uint32_t(*warp)[6] = hand_over(LDMATRIX, words, 2);
     auto address = [&](int at) { return warp[at][0] | (uintptr_t)warp[at][1] << 32; };
     unsigned lines = 0; /* of 16 bytes, of this lane's matrix */
     for (int r = 0; r < 8; r++) lines |= 1u << (address(current % 32 / 8 * 8 + r) / 16 % 8);
