@@ -15,6 +15,7 @@ static bool recovers(cudaError_t error) {
     case cudaErrorInvalidConfiguration:
     case cudaErrorLaunchOutOfResources:
     case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction:
     case cudaErrorStreamCaptureUnsupported:
     case cudaErrorStreamCaptureInvalidated: return true;
     default: return false;
@@ -128,7 +129,8 @@ static puna_status create(const puna_context_options *options, puna_fail_functio
     error = set_up(context);
     if (error != cudaSuccess) {
         puna_status status = cuda_failure(context, "puna_context_create", error);
-        if (error == cudaErrorNoKernelImageForDevice)
+        /* Which of the two it is hangs on the runtime's version and on when it loads a kernel. */
+        if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction)
             status = fail(PUNA_STATUS_UNSUPPORTED, "puna_context_create: cuda:%d is %s, for which this library was not built: it "
                           "serves compute capability 8.0 and later", context->device, context->name);
         destroy(context);

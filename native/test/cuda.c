@@ -386,6 +386,8 @@ static void faults(puna_context *context) {
     refused(test_cuda_library, 0, "finds no device");
     setenv("PUNA_EMULATED_FAULT", "no-kernel", 1);
     refused(test_cuda_library, 0, "for which this library was not built: it serves compute capability 8.0 and later");
+    setenv("PUNA_EMULATED_FAULT", "no-function", 1);
+    refused(test_cuda_library, 0, "for which this library was not built: it serves compute capability 8.0 and later");
     unsetenv("PUNA_EMULATED_FAULT");
     refused(test_cuda_library, 1, "there is no device cuda:1, the last one is cuda:0");
 
