@@ -271,6 +271,12 @@ static const int64_t input_gradients[][TEST_DIMENSIONS] = {
     {F32, 130, 1030, 72, 0, 0},
 };
 static const int64_t weight_gradients[][TEST_DIMENSIONS] = {{200, 136, 300, 0}, {100, 260, 264, 0}, {77, 129, 390, 3}, {1100, 70, 136, 1}};
+/* More than the 128 large tiles from which on a device takes these, and more rows of K than its scratch holds at a time. */
+static const int64_t large_products[][TEST_DIMENSIONS] = {
+    {BF16, 1500, 1420, 104, 1, 0, 0}, {F32, 1410, 1505, 70, 1, 1, 1}, {Q8_0, 4160, 520, 96, 1, 0, 0}, {F16, 4140, 9, 4096, 1, 1, 0},
+};
+static const int64_t large_input_gradients[][TEST_DIMENSIONS] = {{BF16, 1500, 72, 1416, 0, 1}, {F32, 1410, 100, 1505, 1, 0}};
+static const int64_t large_weight_gradients[][TEST_DIMENSIONS] = {{100, 1416, 1500, 0}, {75, 1505, 1410, 1}};
 
 /* Tolerances are for sums in F32; tensor cores cut off where F32 rounds, which is some twice as much. */
 static const double APART = 4;
@@ -280,6 +286,14 @@ static void hold_rounded(puna_context *context, const test_op *op, const int64_t
                          bool rounds) {
     double off = test_op_rounded(op, d, context, kept, k, apart);
     CHECK(rounds ? off > 0.25 : off < 0.01, "%g of what rounding makes it", off);
+}
+
+static void large_rounded_products(puna_context *context) {
+    for (int64_t i = 0; i < TEST_COUNT(large_products); i++) hold_rounded(context, &test_matmul, large_products[i], "", 2, APART, true);
+    for (int64_t i = 0; i < TEST_COUNT(large_input_gradients); i++)
+        hold_rounded(context, &test_matmul_input_backward, large_input_gradients[i], "", 3, APART, true);
+    for (int64_t i = 0; i < TEST_COUNT(large_weight_gradients); i++)
+        hold_rounded(context, &test_matmul_weight_backward, large_weight_gradients[i], "", 3, APART, true);
 }
 
 static void rounded_products(puna_context *context) {
@@ -370,9 +384,11 @@ static void rounded(void) {
     char line[256];
     puna_context_describe(context, line, sizeof line);
     CHECK(strstr(line, "BF16") != NULL, "'%s'", line);
+    bool emulated = strstr(line, "emulated") != NULL;
     rows_alone(context);
     rounded_products(context);
-    rounded_attention(context, strstr(line, "emulated") != NULL);
+    if (!emulated) large_rounded_products(context); /* there small shapes have all of it, and these would take minutes */
+    rounded_attention(context, emulated);
     puna_context_destroy(context);
 }
 
