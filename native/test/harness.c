@@ -608,6 +608,7 @@ static void crashed(int number) {
 }
 
 void test_start(void) {
+    setvbuf(stdout, NULL, _IOLBF, BUFSIZ); /* what passed is known when a device hangs or the process ends */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     (void)crashed; /* the sanitizers report crashes themselves */
 #else
