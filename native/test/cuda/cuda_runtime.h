@@ -7,7 +7,8 @@
  *
  * The threads of a block are fibers, switched where they meet: barriers, shuffles, tensor-core products. Warps run one after
  * another between barriers, every second block from the last to the first. What cp.async copies arrives when its thread waits for it,
- * and until then there are no numbers in its place. What a stream captures is a list of launches. Device
+ * and until then there are no numbers in its place. What is queued on a stream is carried out when somebody waits for it and not before,
+ * copies from host memory too: what the host reads or writes too early is seen. What a stream captures is a list of launches. Device
  * memory ends where an unreadable page begins, is itself unreadable unless a kernel or a copy runs, and holds no numbers before it is
  * written (its first MiB). A kernel that may begin before the one ahead has ended cannot read it until it takes its turn, and numbers
  * are aligned to their size, as a device wants them. PUNA_EMULATED_FAULT makes calls fail: no-driver, old-driver, no-device,
@@ -101,7 +102,12 @@ cudaError_t cudaFree(void *memory);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, int flags);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, int flags);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags);
@@ -126,13 +132,5 @@ inline cudaError_t cudaFreeHost(void *memory) {
     return cudaSuccess;
 }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, int) {
-    *event = nullptr;
-    return cudaSuccess;
-}
-inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 
 #endif

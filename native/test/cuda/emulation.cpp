@@ -4,6 +4,7 @@
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <sys/mman.h>
@@ -84,18 +85,6 @@ cudaError_t cudaFree(void *memory) {
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
     std::lock_guard<std::recursive_mutex> lock(device);
     *free_bytes = free_now(), *all_bytes = kAllBytes;
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-    device_use use;
-    memcpy(to, from, bytes);
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t) {
-    device_use use;
-    memset(memory, value, bytes);
     return cudaSuccess;
 }
 
@@ -227,14 +216,15 @@ static void run_block(int threads, bool early, bool backwards) {
     }
 }
 
-static void run_kernel(dim3 grid, int threads, int64_t shared_bytes, bool early, const std::function<void()> &kernel) {
+static bool can_launch(dim3 grid, int threads, int64_t shared_bytes) {
     if (fault("illegal-address")) last_error = cudaErrorIllegalAddress;
-    if (last_error != cudaSuccess) return;
-    if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535 || threads < 1 ||
-        threads > kMostThreads || shared_bytes > 99 << 10) {
+    else if (last_error == cudaSuccess && (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > INT32_MAX || grid.y > 65535 ||
+             grid.z > 65535 || threads < 1 || threads > kMostThreads || shared_bytes > 99 << 10))
         last_error = cudaErrorInvalidConfiguration;
-        return;
-    }
+    return last_error == cudaSuccess;
+}
+
+static void run_kernel(dim3 grid, int threads, int64_t shared_bytes, bool early, const std::function<void()> &kernel) {
     device_use use(!early);
     locked = early;
     void *mapped = nullptr;
@@ -262,21 +252,87 @@ struct emulated_graph {
 };
 struct emulated_stream {
     emulated_graph *capture;
+    std::deque<std::function<void()>> work;
+    uint64_t done; /* of all that was ever queued */
 };
+struct emulated_event {
+    emulated_stream *stream; /* null: never recorded */
+    uint64_t after;
+};
+
+static void queue_work(cudaStream_t stream, std::function<void()> work) {
+    std::lock_guard<std::recursive_mutex> lock(device);
+    stream->work.push_back(std::move(work));
+}
+
+/* Carries out what was queued, until so much of all is done. */
+static void carry_out(cudaStream_t stream, uint64_t until = UINT64_MAX) {
+    std::lock_guard<std::recursive_mutex> lock(device);
+    for (; stream->done < until && !stream->work.empty(); stream->done++) {
+        std::function<void()> work = std::move(stream->work.front());
+        stream->work.pop_front();
+        work();
+    }
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+    queue_work(stream, [=] {
+        device_use use;
+        memcpy(to, from, bytes);
+    });
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream) {
+    queue_work(stream, [=] {
+        device_use use;
+        memset(memory, value, bytes);
+    });
+    return cudaSuccess;
+}
 
 void emulated_launch(cudaStream_t stream, dim3 grid, int threads, int64_t shared_bytes, bool early,
                      const std::function<void()> &kernel) {
-    if (stream->capture == nullptr) run_kernel(grid, threads, shared_bytes, early, kernel);
-    else stream->capture->launches.push_back([=] { run_kernel(grid, threads, shared_bytes, early, kernel); });
+    if (!can_launch(grid, threads, shared_bytes)) return;
+    std::function<void()> work = [=] { run_kernel(grid, threads, shared_bytes, early, kernel); };
+    if (stream->capture == nullptr) queue_work(stream, work);
+    else stream->capture->launches.push_back(work);
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, int) {
-    *stream = new emulated_stream{nullptr};
+    *stream = new emulated_stream{};
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    carry_out(stream);
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    carry_out(stream);
     delete stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, int) {
+    *event = new emulated_event{};
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    std::lock_guard<std::recursive_mutex> lock(device);
+    *event = {stream, stream->done + stream->work.size()};
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    if (event->stream != nullptr) carry_out(event->stream, event->after);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    delete event;
     return cudaSuccess;
 }
 
@@ -296,8 +352,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
     return cudaSuccess;
 }
 
-cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
-    for (const auto &launch : exec->launches) launch();
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+    for (const auto &launch : exec->launches) queue_work(stream, launch);
     return last_error;
 }
 
