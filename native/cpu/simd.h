@@ -147,6 +147,12 @@ PUNA_INLINE vec vec_join_f16(const uint16_t *a, const uint16_t *b) {
     __m256i low = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)a));
     return _mm512_cvtph_ps(_mm256_inserti128_si256(low, _mm_loadu_si128((const __m128i *)b), 1));
 }
+/* The BF16 numbers in the lower and in the upper half of each lane. */
+PUNA_INLINE void vec_split_bf16(vec to[2], vec pairs) {
+    __m512i bits = _mm512_castps_si512(pairs);
+    to[0] = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+    to[1] = _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32((int)0xFFFF0000)));
+}
 /* Half rows become columns: a[i] begins with the half of row i + i / 4 * 4 and ends with that of the fourth row after it. */
 PUNA_INLINE void vec_transpose_halves(vec a[VEC_WIDTH / 2]) {
     vec b[4];
@@ -226,6 +232,11 @@ PUNA_INLINE vec vec_join(const float *a, const float *b) {
 }
 PUNA_INLINE vec vec_join_f16(const uint16_t *a, const uint16_t *b) {
     return _mm256_cvtph_ps(_mm_unpacklo_epi64(_mm_loadl_epi64((const __m128i *)a), _mm_loadl_epi64((const __m128i *)b)));
+}
+PUNA_INLINE void vec_split_bf16(vec to[2], vec pairs) {
+    __m256i bits = _mm256_castps_si256(pairs);
+    to[0] = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+    to[1] = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32((int)0xFFFF0000)));
 }
 PUNA_INLINE void vec_transpose_halves(vec a[VEC_WIDTH / 2]) {
     vec b[4] = {_mm256_unpacklo_ps(a[0], a[1]), _mm256_unpackhi_ps(a[0], a[1]), _mm256_unpacklo_ps(a[2], a[3]),

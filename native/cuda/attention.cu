@@ -173,6 +173,7 @@ template <int kHD, int32_t kDtype>
 static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(attention_call j, part_list list) {
     DYNAMIC_SHARED(float, shared);
     constexpr int kPitch = kHD + 4, kThreads = 2 * kTileQueries<kHD>;
+    constexpr bool kRestOfB = kDtype != PUNA_DTYPE_F16 && kDtype != PUNA_DTYPE_BF16; /* of keys and values, beyond TF32 */
     float *q_tile = shared, *k_tile = q_tile + kTileQueries<kHD> * kPitch, *v_tile = k_tile + kTileKeys * kPitch;
     const attention_part &part = list.parts[blockIdx.z];
     /* The last rows, which see the most keys, come first: what is begun at the end is short. */
@@ -222,7 +223,7 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
                 for (int n = 0; n < kTileKeys / 8; n++) {
                     const float *k_at = k_tile + (8 * n + g) * kPitch + d + t;
                     split_tf32 b[2] = {split(k_at[0]), split(k_at[4])};
-                    multiply<kDtype != PUNA_DTYPE_F16>(s[n], a, b);
+                    multiply<kRestOfB>(s[n], a, b);
                 }
             }
         }
@@ -267,7 +268,7 @@ static __global__ void __launch_bounds__(2 * kTileQueries<kHD>) attend_tile(atte
             for (int d = 0; d < kHD / 8; d++) {
                 const float *v_at = v_tile + (8 * n + 2 * t) * kPitch + 8 * d + g;
                 split_tf32 b[2] = {split(v_at[0]), split(v_at[kPitch])};
-                multiply<kDtype != PUNA_DTYPE_F16>(y[d], a, b);
+                multiply<kRestOfB>(y[d], a, b);
             }
         }
     }
@@ -385,6 +386,7 @@ puna_status PUNA_KERNEL(attention_cached_forward)(puna_context *context, float *
         switch (cache_dtype) {
         case PUNA_DTYPE_F32: return attend_all<PUNA_DTYPE_F32>(c, j, count, next, empty);
         case PUNA_DTYPE_F16: return attend_all<PUNA_DTYPE_F16>(c, j, count, next, empty);
+        case PUNA_DTYPE_BF16: return attend_all<PUNA_DTYPE_BF16>(c, j, count, next, empty);
         default: return attend_all<PUNA_DTYPE_Q8_0>(c, j, count, next, empty);
         }
     });
@@ -404,6 +406,7 @@ static __global__ void append(part_list list, int32_t cache_dtype, int64_t step,
         int64_t at = h * part.head_stride + (part.position + t) * HD + d;
         if (cache_dtype == PUNA_DTYPE_F32) ((float *)to)[at] = *a;
         else if (cache_dtype == PUNA_DTYPE_F16) ((uint16_t *)to)[at] = f16_bits(*a);
+        else if (cache_dtype == PUNA_DTYPE_BF16) ((uint16_t *)to)[at] = (uint16_t)bf16_pair(*a, 0);
         else puna_quantize_q8_0((puna_q8_0 *)to + at / step, a);
     }
 }

@@ -33,7 +33,7 @@ static inline cudaError_t round_part(cuda_context &c, uint16_t *k, uint16_t *v, 
                                      int64_t first_head, int64_t heads, int64_t first_key, int64_t keys, int64_t HD) {
     int64_t stride = puna_cuda_bf16_stride(HD);
     auto kernel = dtype == PUNA_DTYPE_F32 ? round_keys<PUNA_DTYPE_F32> : dtype == PUNA_DTYPE_F16 ? round_keys<PUNA_DTYPE_F16>
-                  : round_keys<PUNA_DTYPE_Q8_0>;
+                  : dtype == PUNA_DTYPE_BF16 ? round_keys<PUNA_DTYPE_BF16> : round_keys<PUNA_DTYPE_Q8_0>;
     dim3 grid((unsigned)puna_ceil_div(keys * stride / 8, 256), (unsigned)heads, 2);
     return launch(c, kernel, grid, 256, 0, k, v, part, first_head, first_key, (int)keys, HD, (int)stride);
 }

@@ -60,7 +60,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a signature, struct, enum value or contract in this file changes. */
-#define PUNA_ABI_VERSION 9
+#define PUNA_ABI_VERSION 10
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Status, errors, identity
@@ -500,8 +500,8 @@ PUNA_API puna_status puna_attention_backward(puna_context *context, float *dq, i
 /*
  * One sequence's part in a step and where its keys and values live. The cache is borrowed for the call; nothing else in this
  * header hides a pointer in a struct, so whoever manages memory guards caches himself while a call runs.
- *   cache  (L, 2, NKV, capacity, HD) of cache_dtype, F32, F16 or Q8_0: keys at [layer, 0], values at [layer, 1]. For Q8_0 HD is
- *          a multiple of 32.
+ *   cache  (L, 2, NKV, capacity, HD) of cache_dtype, F32, F16, BF16 or Q8_0: keys at [layer, 0], values at [layer, 1]. For Q8_0 HD
+ *          is a multiple of 32.
  */
 typedef struct puna_kv_sequence {
     void *cache;
@@ -512,9 +512,9 @@ typedef struct puna_kv_sequence {
 
 /*
  * Stores a step's keys and values of one layer: for sequence s and its row t, cache[layer, 0, h, position + t, :] = k and
- * cache[layer, 1, h, position + t, :] = v, rounded to cache_dtype, to nearest even. For Q8_0, of each 32 elements, with a the
- * largest |x|: q = rint(x * (127 / a)) in F32, and d = a / 127 rounded to F16; a below 2^-100 counts as 0; d = NaN and q = 0 where
- * an element is NaN or infinite.
+ * cache[layer, 1, h, position + t, :] = v, rounded to cache_dtype, to nearest even: too large becomes infinite, NaN stays NaN. For
+ * Q8_0, of each 32 elements, with a the largest |x|: q = rint(x * (127 / a)) in F32, and d = a / 127 rounded to F16; a below 2^-100
+ * counts as 0; d = NaN and q = 0 where an element is NaN or infinite.
  *   sequences  (count)
  *   k, v       (rows, NKV, HD) F32, row stride kv_stride, rows = the sum of sequences[].rows
  */

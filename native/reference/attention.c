@@ -70,6 +70,7 @@ puna_status PUNA_KERNEL(kv_append)(puna_context *context, const puna_kv_sequence
                 int64_t at = (((layer * 2 + value) * NKV + h) * sequences[s].capacity + sequences[s].position + t) * HD + d;
                 if (cache_dtype == PUNA_DTYPE_F32) ((float *)sequences[s].cache)[at] = *a;
                 else if (cache_dtype == PUNA_DTYPE_F16) ((uint16_t *)sequences[s].cache)[at] = puna_f32_to_f16(*a);
+                else if (cache_dtype == PUNA_DTYPE_BF16) ((uint16_t *)sequences[s].cache)[at] = puna_f32_to_bf16(*a);
                 else puna_quantize_q8_0((puna_q8_0 *)sequences[s].cache + at / step, a);
             }
         }

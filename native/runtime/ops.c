@@ -723,8 +723,8 @@ puna_status puna_attention_backward(puna_context *context, float *dq, int64_t dq
 }
 
 static puna_status check_cache_dtype(const char *op, int32_t dtype, int64_t HD) {
-    if (dtype != PUNA_DTYPE_F32 && dtype != PUNA_DTYPE_F16 && dtype != PUNA_DTYPE_Q8_0)
-        return puna_fail(INVALID, "%s: cache_dtype is %d, expected 0 (F32), 1 (F16) or 3 (Q8_0)", op, dtype);
+    if (dtype < PUNA_DTYPE_F32 || dtype > PUNA_DTYPE_Q8_0)
+        return puna_fail(INVALID, "%s: cache_dtype is %d, expected 0 (F32) to 3 (Q8_0)", op, dtype);
     return check_blocks(op, "HD", HD, dtype);
 }
 

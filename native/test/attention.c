@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-enum { F32 = PUNA_DTYPE_F32, F16 = PUNA_DTYPE_F16, Q8_0 = PUNA_DTYPE_Q8_0 };
+enum { F32 = PUNA_DTYPE_F32, F16 = PUNA_DTYPE_F16, BF16 = PUNA_DTYPE_BF16, Q8_0 = PUNA_DTYPE_Q8_0 };
 
 static float scale_of(int64_t HD) { return 1 / sqrtf((float)HD); }
 
@@ -100,12 +100,15 @@ const test_op test_attention = {
 enum { DTYPE, HEADS_CODE, WIDTH, WINDOW, SEQUENCE, SEQUENCES = 3, LAYERS = 2, LAYER = 1 };
 
 static const int64_t cached_cases[][TEST_DIMENSIONS] = {
+#define HALVES(dtype, HD)                                                                                                   \
+    {dtype, 801, HD, 0, 5, 0, 1, 63, 0, 9}, {dtype, 404, HD, 5, 20, 20, 1, 3, 64, 0},                                       \
+    {dtype, 301, HD, 0, 1, 99, 1, 100, 1, 150}, {dtype, 401, HD, 0, 1, 31, 1, 97, 1, 150},
 #define X(HD)                                                                                                               \
-    {F32, 101, HD, 0, 1, 0, 1, 31, 1, 32}, {F16, 801, HD, 0, 5, 0, 1, 63, 0, 9}, {F32, 602, HD, 12, 1, 40, 33, 7, 2, 0},    \
-    {F16, 404, HD, 5, 20, 20, 1, 3, 64, 0}, {F16, 301, HD, 0, 1, 99, 1, 100, 1, 150},                                       \
-    {F32, 202, HD, 0, 1, 63, 1, 130, 2, 94}, {F16, 401, HD, 0, 1, 31, 1, 97, 1, 150}, {F32, 601, HD, 0, 1, 32, 1, 64, 1, 99},
+    {F32, 101, HD, 0, 1, 0, 1, 31, 1, 32}, {F32, 602, HD, 12, 1, 40, 33, 7, 2, 0},                                          \
+    {F32, 202, HD, 0, 1, 63, 1, 130, 2, 94}, {F32, 601, HD, 0, 1, 32, 1, 64, 1, 99}, HALVES(F16, HD) HALVES(BF16, HD)
     X(2) X(18) X(64) X(80) X(128) X(256)
 #undef X
+#undef HALVES
 #define X(HD)                                                                                                               \
     {Q8_0, 101, HD, 0, 1, 0, 1, 31, 1, 32}, {Q8_0, 602, HD, 12, 1, 40, 33, 7, 2, 0}, {Q8_0, 801, HD, 0, 1, 99, 4, 64, 1, 150}, \
     {Q8_0, 202, HD, 0, 1, 63, 1, 130, 2, 94}, {Q8_0, 401, HD, 0, 1, 31, 1, 97, 1, 150},
@@ -128,6 +131,8 @@ static void fill_cache(const test_buffer *b, const int64_t *d, uint64_t seed) {
             ((float *)b->data)[i] = a;
         } else if (b->dtype == F16) {
             ((uint16_t *)b->data)[i] = puna_f32_to_f16(a);
+        } else if (b->dtype == BF16) {
+            ((uint16_t *)b->data)[i] = puna_f32_to_bf16(a);
         } else {
             puna_q8_0 *block = (puna_q8_0 *)b->data + i / step;
             block->d = puna_f32_to_f16(a / 128);
@@ -193,7 +198,7 @@ static double cached_traffic(const int64_t *d) {
 static const int64_t cached_benchmarks[][TEST_DIMENSIONS] = {
     {F16, 3208, 128, 0, 1, 8191, 1, 4095, 1, 2047}, {F32, 3208, 128, 0, 1, 8191, 1, 4095, 1, 2047},
     {F16, 3204, 64, 0, 1, 2047, 1, 2047, 1, 2047}, {F16, 3204, 64, 0, 1, 31, 1, 63, 1, 127},
-    {F32, 3208, 128, 0, 1, 8191}, {F16, 3208, 128, 0, 1, 8191}, {Q8_0, 3208, 128, 0, 1, 8191},
+    {F32, 3208, 128, 0, 1, 8191}, {F16, 3208, 128, 0, 1, 8191}, {BF16, 3208, 128, 0, 1, 8191}, {Q8_0, 3208, 128, 0, 1, 8191},
     {F16, 3232, 128, 0, 1, 4095}, {F16, 3204, 64, 0, 1, 2047},
 };
 
@@ -241,6 +246,7 @@ static void round_to(int32_t dtype, float *x, int64_t n) {
         puna_q8_0 block;
         if (dtype == Q8_0) puna_quantize_q8_0(&block, x + i);
         if (dtype == F16) x[i] = puna_f16_to_f32(half);
+        if (dtype == BF16) x[i] = test_bf16(x[i]);
         for (int64_t k = 0; k < step && dtype == Q8_0; k++) x[i + k] = puna_value(&block, dtype, k);
     }
 }
@@ -305,13 +311,17 @@ void test_attention_cuts(void) {
                 check_cuts(context, F32, 1, 1, 64, window, TOKENS);
                 check_cuts(context, F32, 4, 4, 18, window, TOKENS);
                 check_cuts(context, F16, 4, 4, 18, window, TOKENS);
+                check_cuts(context, BF16, 4, 4, 18, window, TOKENS);
                 check_cuts(context, F32, 8, 1, 80, window, TOKENS);
                 check_cuts(context, F32, 6, 2, 128, window, TOKENS);
+                check_cuts(context, BF16, 6, 2, 128, window, TOKENS);
                 check_cuts(context, Q8_0, 6, 2, 128, window, TOKENS);
             }
             check_cuts(context, F32, 4, 1, 128, 0, LONG);
             check_cuts(context, F16, 2, 2, 80, 700, LONG);
             check_cuts(context, F16, 6, 1, 64, 0, LONG);
+            check_cuts(context, BF16, 2, 2, 80, 700, LONG);
+            check_cuts(context, BF16, 6, 1, 64, 0, LONG);
             check_cuts(context, Q8_0, 4, 1, 96, 0, LONG);
             puna_context_destroy(context);
         }

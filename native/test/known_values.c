@@ -163,6 +163,38 @@ static void quantised_cache(puna_context *c) {
     close_to("y[33]", y[33], 4, 0);
 }
 
+/* A cache of BF16: keys rounded in each of the ways there are, and values that a query reads that sees one key. */
+static void rounded_cache(puna_context *c) {
+    enum { HD = 54, NOT_A_NUMBER = 0x7FC0 };
+    static const struct {
+        uint32_t from;
+        uint16_t to;
+    } rounded[] = {{0x3F808000, 0x3F80}, {0x3F818000, 0x3F82}, {0x3F808001, 0x3F81}, {0xBF817FFF, 0xBF81}, /* ties to even */
+                   {0x7F7F7FFF, 0x7F7F}, {0x7F7FFFFF, 0x7F80}, {0xFF800000, 0xFF80},                       /* too large */
+                   {0x7FC00000, NOT_A_NUMBER}, {0x7F800001, NOT_A_NUMBER}, {0xFF80FFFF, NOT_A_NUMBER}, {0x7FFFFFFF, NOT_A_NUMBER},
+                   {0x80000000, 0x8000}, {0x00000001, 0}, {0x00018000, 0x0002}, {0x80008001, 0x8001}};     /* subnormal */
+    float k[HD], v[HD], q[HD] = {1}, y[HD];
+    uint16_t cache[2][HD];
+    for (int d = 0; d < HD; d++) {
+        memcpy(&k[d], &rounded[d % TEST_COUNT(rounded)].from, sizeof *k);
+        v[d] = 1 + (float)d / 256;
+    }
+    puna_kv_sequence sequence = {cache, 1, 0, 1};
+    CHECK(puna_kv_append(c, &sequence, 1, PUNA_DTYPE_BF16, 0, k, v, HD, 1, HD) == PUNA_STATUS_OK, "%s", test_last_error());
+    for (int d = 0; d < HD; d++) {
+        uint16_t to = rounded[d % TEST_COUNT(rounded)].to, got = cache[0][d];
+        CHECK(to == NOT_A_NUMBER ? (got & 0x7FFF) > 0x7F80 : got == to, "k[%d] is %04x, expected %04x", d, got, to);
+    }
+    memset(cache[0], 0, sizeof cache[0]);
+    int64_t bytes = 0;
+    puna_attention_workspace_size(c, 1, 1, HD, &bytes);
+    void *workspace = malloc((size_t)bytes + 1);
+    CHECK(puna_attention_cached_forward(c, y, HD, q, HD, &sequence, 1, PUNA_DTYPE_BF16, 0, 1, 1, HD, 0, 1, workspace, bytes) ==
+          PUNA_STATUS_OK, "%s", test_last_error());
+    free(workspace);
+    for (int d = 0; d < HD; d++) close_to("y", y[d], test_bf16(v[d]), 0);
+}
+
 /* The bits of a row do not depend on the rows beside it. */
 static void rows_alone(puna_context *c) {
     enum { ROWS = 9, C = 1031 };
@@ -191,7 +223,7 @@ void test_known_values(void) {
             void (*run)(puna_context *);
         } all[] = {{"rmsnorm", rmsnorm}, {"swiglu", swiglu}, {"log_softmax", log_softmax}, {"rope", rope}, {"argmax", argmax}, {"candidates", candidates},
                    {"adamw", adamw},
-                   {"losses", losses}, {"decoding", decoding}, {"quantised cache", quantised_cache},
+                   {"losses", losses}, {"decoding", decoding}, {"quantised cache", quantised_cache}, {"rounded cache", rounded_cache},
                    {"rows alone", rows_alone}};
         for (int64_t i = 0; i < TEST_COUNT(all); i++) {
             test_case("%s, %s", all[i].name, context->ops->name);

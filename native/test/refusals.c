@@ -208,7 +208,8 @@ static void attention(void) {
     puna_kv_append(c, sequences, count, dtype, layer, in, in2, NKV * HD, NKV, HD)
     REFUSED("count is -1", APPEND(s, -1, 0, 0));
     REFUSED("sequences is null", APPEND(NULL, 1, 0, 0));
-    REFUSED("cache_dtype is 2, expected 0 (F32), 1 (F16) or 3 (Q8_0)", APPEND(s, 1, PUNA_DTYPE_BF16, 0));
+    REFUSED("cache_dtype is 4, expected 0 (F32) to 3 (Q8_0)", APPEND(s, 1, PUNA_DTYPE_Q4_0, 0));
+    REFUSED("cache_dtype is -1, expected", APPEND(s, 1, -1, 0));
     REFUSED("HD is 4, expected a multiple of 32, the block of Q8_0", APPEND(s, 1, PUNA_DTYPE_Q8_0, 0));
     REFUSED("layer is -1", APPEND(s, 1, 0, -1));
     s[0].rows = 3;

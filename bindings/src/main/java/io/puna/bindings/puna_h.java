@@ -23,10 +23,10 @@ public class puna_h extends puna_h$shared {
     static final SymbolLookup SYMBOL_LOOKUP = SymbolLookup.loaderLookup()
             .or(Linker.nativeLinker().defaultLookup());
 
-    private static final int PUNA_ABI_VERSION = (int)9L;
+    private static final int PUNA_ABI_VERSION = (int)10L;
     /**
      * {@snippet lang=c :
-     * #define PUNA_ABI_VERSION 9
+     * #define PUNA_ABI_VERSION 10
      * }
      */
     public static int PUNA_ABI_VERSION() {
