@@ -2,11 +2,12 @@
  * Attention of many rows in contexts of PUNA_PRECISION_BF16: q, k, v and the weights rounded to BF16, once each; scores, softmax, lse and
  * sums F32.
  *
- * Version 2: keys and values are rounded by a pass into the scratch, as (head, key, width); then a block of four warps for 64 queries of a
- * head goes through 64 keys at a time, whose keys arrive by cp.async while it works on the values before, and values while it works on
- * the keys (FlashAttention-2's order); fragments by ldmatrix, weights stay in registers; only tiles on the diagonal and at the window's
- * edge look at positions, and a warp that sees none of a tile leaves it out. Blocks with the most keys come first. Should be bound by
- * the tensor cores and, half as much, by exp2; not measured. Next: 128 queries a block, which read the L2 half as often; WGMMA on sm_90a.
+ * Version 3: keys and values lie rounded in a cache of BF16; others are rounded by a pass into the scratch, as (head, key, width). Then a
+ * block of four warps for 64 queries of a head goes through 64 keys at a time, whose keys arrive by cp.async while it works on the values
+ * before, and values while it works on the keys (FlashAttention-2's order); fragments by ldmatrix, weights stay in registers; only tiles on
+ * the diagonal and at the window's edge look at positions, and a warp that sees none of a tile leaves it out. Blocks with the most keys
+ * come first. Should be bound by the tensor cores and, half as much, by exp2; not measured. Next: 128 queries a block, which read the L2
+ * half as often; WGMMA on sm_90a.
  *
  * What a row does not see adds nothing to it, whatever it holds: hidden scores are replaced, and where a tile that only some of its rows
  * see has values that are not finite, weights and values meet without tensor cores.
@@ -148,12 +149,21 @@ bool rounds_attention(const cuda_context &c, const attention_part &part, const a
     return c.precision == PUNA_PRECISION_BF16 && puna_cuda_bf16_key_bytes(keys_of(part, j.window), j.HD) <= kRoundedBytes;
 }
 
+/* Attends the parts of a list, whose keys and values are BF16 and begin with head first_head. */
+template <int kHD> static cudaError_t attend_rounded(cuda_context &c, const attention_call &j, const part_list &list, int64_t first_head,
+                                                     int64_t heads) {
+    int64_t rows = 0, group = j.NH / j.NKV;
+    for (int p = 0; p < list.count; p++) rows = puna_max(rows, list.parts[p].rows);
+    dim3 grid((unsigned)(heads * group), (unsigned)list.count, (unsigned)puna_ceil_div(rows, kQueries));
+    return launch(c, attend_tile_bf16<kHD>, grid, kTileThreads, kTileBytes<kHD>, j, list, first_head * group);
+}
+
 /* Rounds and attends count parts, of their key/value heads those from first_head on. */
 template <int kHD> static cudaError_t attend_parts(cuda_context &c, const attention_call &j, const attention_part *parts, int count,
                                                    int32_t dtype, int64_t first_head, int64_t heads) {
     part_list list = {};
     uint16_t *at = (uint16_t *)c.scratch;
-    int64_t stride = puna_cuda_bf16_stride(j.HD), group = j.NH / j.NKV, rows = 0;
+    int64_t stride = puna_cuda_bf16_stride(j.HD);
     for (int p = 0; p < count; p++) {
         int64_t keys = keys_of(parts[p], j.window), first = first_of(parts[p], j.window), size = heads * keys * stride;
         uint16_t *k = at, *v = at + size;
@@ -162,15 +172,21 @@ template <int kHD> static cudaError_t attend_parts(cuda_context &c, const attent
         part = parts[p];
         part.k = (const char *)k, part.v = (const char *)v, part.head_stride = keys * stride, part.key_stride = stride;
         part.position -= first;
-        rows = puna_max(rows, part.rows);
         at += 2 * size;
     }
-    dim3 grid((unsigned)(heads * group), (unsigned)count, (unsigned)puna_ceil_div(rows, kQueries));
-    return launch(c, attend_tile_bf16<kHD>, grid, kTileThreads, kTileBytes<kHD>, j, list, first_head * group);
+    return attend_rounded<kHD>(c, j, list, first_head, heads);
 }
 
-/* As many whole sequences at a time as the scratch holds, or as many heads of one. */
+/* Whether keys and values are rounded as they are and lie as copies of 16 bytes want them. */
+static bool lie_rounded(const attention_call &j, const part_list &list, int32_t dtype) {
+    uintptr_t bits = 0;
+    for (int p = 0; p < list.count; p++) bits |= (uintptr_t)list.parts[p].k | (uintptr_t)list.parts[p].v;
+    return dtype == PUNA_DTYPE_BF16 && j.HD % 8 == 0 && bits % 16 == 0;
+}
+
+/* Where they lie; or as many whole sequences at a time as the scratch holds, or as many heads of one. */
 template <int kHD> static cudaError_t attend_lists(cuda_context &c, const attention_call &j, const part_list &list, int32_t dtype) {
+    if (lie_rounded(j, list, dtype)) return attend_rounded<kHD>(c, j, list, 0, j.NKV);
     for (int p = 0; p < list.count;) {
         int count = 0;
         for (int64_t keys = 0; p + count < list.count; count++) {

@@ -330,7 +330,7 @@ static const int64_t cached_prompts[][TEST_DIMENSIONS] = {
 #define X(dtype)                                                                                                            \
     {dtype, 602, 96, 0, 70, 90, 20, 0, 17, 64}, {dtype, 401, 64, 100, 16, 200, 130, 3, 1, 5},                               \
     {dtype, 202, 64, 0, 16, 1100, 18, 0, 20, 30}, {dtype, 804, 128, 0, 33, 1, 100, 28, 64, 64},
-    X(F32) X(F16) X(Q8_0)
+    X(F32) X(F16) X(BF16) X(Q8_0)
 #undef X
 };
 static const int64_t texts[][TEST_DIMENSIONS] = {
@@ -388,6 +388,40 @@ static void rows_alone(puna_context *context) {
     for (int i = 0; i < 3; i++) CHECK(puna_memory_free(context, on[i]) == PUNA_STATUS_OK, "%s", test_last_error());
 }
 
+/* Rounded keys and values are read where they lie if copies of 16 bytes can, else rounded once more: the same bits. */
+static void where_keys_lie(puna_context *context) {
+    enum { T = 40, S = 240, NH = 4, NKV = 2, HD = 64, WIDTH = NH * HD, CACHE = 2 * NKV * S * HD };
+    static float q[T * WIDTH], numbers[CACHE], y[2][T * WIDTH];
+    static uint16_t halves[CACHE];
+    const struct {
+        int32_t dtype;
+        int64_t from;
+    } places[] = {{F32, 0}, {BF16, 0}, {BF16, 2}};
+    void *on_q = NULL, *on_y = NULL, *memory = NULL;
+    test_case("rounded keys where they lie");
+    for (int i = 0; i < T * WIDTH; i++) q[i] = (float)test_uniform(1, (uint64_t)i, -4, 4);
+    for (int i = 0; i < CACHE; i++) {
+        halves[i] = puna_f32_to_bf16((float)test_uniform(2, (uint64_t)i, -1, 1));
+        numbers[i] = puna_bf16_to_f32(halves[i]);
+    }
+    CHECK(puna_memory_allocate(context, sizeof q, &on_q) == PUNA_STATUS_OK &&
+          puna_memory_allocate(context, sizeof q, &on_y) == PUNA_STATUS_OK &&
+          puna_memory_allocate(context, sizeof numbers, &memory) == PUNA_STATUS_OK &&
+          puna_memory_copy(context, on_q, q, sizeof q) == PUNA_STATUS_OK, "%s", test_last_error());
+    for (int64_t window = 0; window <= 100; window += 100)
+        for (int i = 0; i < TEST_COUNT(places); i++) {
+            bool plain = places[i].dtype == F32;
+            puna_kv_sequence sequence = {(char *)memory + places[i].from, S, S - T, T};
+            CHECK(puna_memory_copy(context, sequence.cache, plain ? (void *)numbers : halves, plain ? sizeof numbers : sizeof halves) ==
+                      PUNA_STATUS_OK &&
+                  puna_attention_cached_forward(context, on_y, WIDTH, on_q, WIDTH, &sequence, 1, places[i].dtype, 0, NH, NKV, HD, window,
+                                                0.125f, NULL, 0) == PUNA_STATUS_OK &&
+                  puna_memory_copy(context, y[i > 0], on_y, sizeof y[0]) == PUNA_STATUS_OK, "%s", test_last_error());
+            CHECK(i == 0 || memcmp(y[0], y[1], sizeof y[0]) == 0, "window %d, place %d", (int)window, i);
+        }
+    puna_memory_free(context, on_q), puna_memory_free(context, on_y), puna_memory_free(context, memory);
+}
+
 static void rounded(void) {
     puna_context_options options = {PUNA_BACKEND_CUDA, 0, 0, 0, PUNA_PRECISION_BF16};
     puna_context *context;
@@ -397,6 +431,7 @@ static void rounded(void) {
     CHECK(strstr(line, "BF16") != NULL, "'%s'", line);
     bool emulated = strstr(line, "emulated") != NULL;
     rows_alone(context);
+    where_keys_lie(context);
     rounded_products(context);
     if (!emulated) large_rounded_products(context); /* there small shapes have all of it, and these would take minutes */
     rounded_attention(context, emulated);
