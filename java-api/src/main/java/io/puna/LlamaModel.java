@@ -112,7 +112,7 @@ public final class LlamaModel implements AutoCloseable {
             checkpoint.readAhead(copied ? (bytes, total) -> { } : listener);
             LlamaConfig config = LlamaConfig.of(checkpoint);
             if (config.headWidth() % options.cacheType().blockElements() != 0) {
-                throw new IllegalArgumentException("cacheType: expected F32 or F16 for heads of " + config.headWidth()
+                throw new IllegalArgumentException("cacheType: expected F32, F16 or BF16 for heads of " + config.headWidth()
                         + " elements, no whole blocks of " + options.cacheType().blockElements() + ", got " + options.cacheType());
             }
             LlamaWeights weights = LlamaWeights.of(checkpoint, config);

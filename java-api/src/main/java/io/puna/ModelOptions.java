@@ -1,5 +1,6 @@
 package io.puna;
 
+import io.puna.kernel.KvCache;
 import io.puna.kernel.MatMul;
 import io.puna.tensor.DType;
 import io.puna.tensor.Device;
@@ -15,8 +16,9 @@ import org.jspecify.annotations.Nullable;
  *                      own CPU device computes the others. 0 for all
  * @param threads       threads of the model's own device, 0 for as many as the process may use; unused where a device computes all
  * @param contextLength the most tokens of prompt and generated text together in a session, 0 for what the model is made for
- * @param cacheType     element type of sessions' keys and values: F32 for the reference's exact numbers, F16 for half the memory,
- *                      Q8_0 for little over a quarter, of models whose heads are whole blocks of 32
+ * @param cacheType     element type of sessions' keys and values: F32 for the reference's exact numbers, F16 for half the memory or
+ *                      BF16, which has fewer digits and F32's range, Q8_0 for little over a quarter, of models whose heads are whole
+ *                      blocks of 32
  * @param activations   how activations meet weights of block types: rounded to 16 bits, to 8 for more speed, or F32 for the
  *                      reference's exact numbers
  * @param stepTokens    tokens of a prompt computed at a time: more is faster up to a point, and takes more memory
@@ -30,7 +32,8 @@ public record ModelOptions(@Nullable Device device, int deviceLayers, int thread
     /**
      * Checks the numbers.
      *
-     * @throws IllegalArgumentException if one is negative, {@code stepTokens} is 0, or the cache type is none of F32, F16 and Q8_0
+     * @throws IllegalArgumentException if one is negative, {@code stepTokens} is 0, or the cache type is none of F32, F16, BF16 and
+     *                                  Q8_0
      */
     public ModelOptions {
         Objects.requireNonNull(cacheType, "cacheType");
@@ -39,8 +42,7 @@ public record ModelOptions(@Nullable Device device, int deviceLayers, int thread
         require(threads >= 0 && threads <= 1024, "threads", "0 to 1024", threads);
         require(contextLength >= 0, "contextLength", "0 or more", contextLength);
         require(stepTokens >= 1 && stepTokens <= 1 << 16, "stepTokens", "1 to 65536", stepTokens);
-        require(cacheType == DType.F32 || cacheType == DType.F16 || cacheType == DType.Q8_0, "cacheType", "F32, F16 or Q8_0",
-                cacheType);
+        require(KvCache.DTYPES.contains(cacheType), "cacheType", "F32, F16, BF16 or Q8_0", cacheType);
     }
 
     private static void require(boolean holds, String name, String expected, Object got) {

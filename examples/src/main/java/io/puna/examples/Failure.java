@@ -33,7 +33,8 @@ record Failure(int exitCode, String sentence) {
             case NativeLibraryException e -> new Failure(ExitCode.NO_NATIVE_LIBRARY, e.getMessage());
             case LinkageError e -> new Failure(ExitCode.NO_NATIVE_LIBRARY, e.getMessage());
             case OutOfMemoryError e -> new Failure(ExitCode.UNEXPECTED, "not enough memory (" + e.getMessage()
-                    + "); a shorter --context or --cache-type f16 or q8_0 takes less, in training a smaller --batch or --recompute FULL");
+                    + "); a shorter --context or --cache-type f16, bf16 or q8_0 takes less, in training a smaller --batch or"
+                    + " --recompute FULL");
             case TrainingException e -> new Failure(ExitCode.BAD_DATA, e.getMessage());
             case UnsupportedOperationException e when e.getMessage() != null -> new Failure(ExitCode.USAGE, e.getMessage());
             case DeviceException e -> new Failure(ExitCode.UNEXPECTED, e.getMessage());

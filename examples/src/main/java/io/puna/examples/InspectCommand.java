@@ -176,7 +176,7 @@ final class InspectCommand implements Callable<Integer> {
             out.printf("%nmemory%n  %-20s %s, mapped%n", "weights", Text.bytes(memory.weights));
             out.printf("  %-20s %s%n", "activations", Text.bytes(memory.activations));
             print(out, "cache f32", memory.cacheF32);
-            print(out, "cache f16", memory.cacheF16);
+            print(out, "cache f16, bf16", memory.cacheF16);
         }
         if (report.tokenizer != null) {
             out.printf("%ntokenizer%n  %-20s %s%n", "kind", report.tokenizer.kind);

@@ -17,8 +17,8 @@ final class RunOptions {
     @Option(names = "--context", paramLabel = "N", description = "Most tokens of prompt and text together. Default: the model's own.")
     private int context;
 
-    @Option(names = "--cache-type", paramLabel = "f32|f16|q8_0", defaultValue = "f32",
-            description = "Type of cached keys and values; f16 takes half the memory, q8_0 little over a quarter. "
+    @Option(names = "--cache-type", paramLabel = "f32|f16|bf16|q8_0", defaultValue = "f32",
+            description = "Type of cached keys and values; f16 and bf16 take half the memory, q8_0 little over a quarter. "
                     + "Default: ${DEFAULT-VALUE}.")
     private DType cacheType;
 

@@ -177,9 +177,10 @@ class GenerateCommandTest {
         return Run.puna(args.toArray()).json().get("tokens");
     }
 
-    @Test
-    void aShorterContextEndsTheText() {
-        JsonNode json = Run.puna("generate", "--model", GGUF, "--context", 8, "--cache-type", "F16", "--prompt-ids", "1,2,3",
+    @ParameterizedTest
+    @ValueSource(strings = {"F16", "bf16"})
+    void aShorterContextEndsTheText(String cacheType) {
+        JsonNode json = Run.puna("generate", "--model", GGUF, "--context", 8, "--cache-type", cacheType, "--prompt-ids", "1,2,3",
                 "--ignore-eos", "--json").json();
 
         // Eight places: the three of the prompt and five of the text, and the token after them.

@@ -51,7 +51,7 @@ public final class Session implements AutoCloseable {
      * @param forward       the model's forward pass, borrowed
      * @param tokenizer     gives the model's tokenizer when text is first needed; empty for a model without
      * @param contextLength the most tokens of prompt and generated text together
-     * @param cacheType     F32, F16 for half the memory, or Q8_0 for little over a quarter
+     * @param cacheType     F32, F16 or BF16 for half the memory, or Q8_0 for little over a quarter
      * @param onClose       told once when the session is closed
      */
     public Session(LlamaForward forward, Supplier<Optional<Tokenizer>> tokenizer, int contextLength, DType cacheType,

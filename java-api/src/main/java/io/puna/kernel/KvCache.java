@@ -8,8 +8,11 @@ import io.puna.tensor.Tensor;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
+import java.util.Collections;
+import java.util.EnumSet;
 import java.util.List;
 import java.util.Objects;
+import java.util.Set;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.concurrent.locks.LockSupport;
 import java.util.stream.Stream;
@@ -23,6 +26,9 @@ import org.jspecify.annotations.Nullable;
  * it is used. One step at a time; {@link #truncate} and {@link #close()} go between steps.
  */
 public final class KvCache implements AutoCloseable {
+    /** The types that keys and values are stored in: F32, F16, BF16 and Q8_0. */
+    public static final Set<DType> DTYPES = Collections.unmodifiableSet(EnumSet.of(DType.F32, DType.F16, DType.BF16, DType.Q8_0));
+
     private static final long CLOSE_POLL_NANOS = 100_000;
     private static final long ALIGNMENT = 64;
     private static final Object TRUNCATING = new Object();
@@ -50,8 +56,8 @@ public final class KvCache implements AutoCloseable {
         Checks.range(keyValueHeads, "keyValueHeads", 1, Integer.MAX_VALUE);
         Checks.range(headWidth, "headWidth", 1, Integer.MAX_VALUE);
         Checks.range(capacity, "capacity", 1, Integer.MAX_VALUE);
-        if (Objects.requireNonNull(dtype, "dtype") != DType.F32 && dtype != DType.F16 && dtype != DType.Q8_0) {
-            throw Checks.unexpected("dtype", "F32, F16 or Q8_0", dtype);
+        if (!DTYPES.contains(Objects.requireNonNull(dtype, "dtype"))) {
+            throw Checks.unexpected("dtype", "F32, F16, BF16 or Q8_0", dtype);
         }
         if (headWidth % dtype.blockElements() != 0) {
             throw Checks.unexpected("headWidth", "a multiple of " + dtype.blockElements() + ", the block of " + dtype, headWidth);
@@ -89,8 +95,8 @@ public final class KvCache implements AutoCloseable {
      * @param keyValueHeads NKV
      * @param headWidth     HD
      * @param capacity      the most tokens it can hold
-     * @param dtype         what keys and values are rounded to: F32, F16 for half the memory, or Q8_0 for little over a quarter,
-     *                      where a head is whole blocks of 32
+     * @param dtype         what keys and values are rounded to: F32, F16 or BF16 for half the memory, or Q8_0 for little over a
+     *                      quarter, where a head is whole blocks of 32
      * @throws IllegalArgumentException if a number is below 1, the type another, a head no whole blocks of it, or the size beyond
      *                                  2^63 - 1 bytes
      * @throws OutOfMemoryError         if the system refuses the memory
@@ -108,8 +114,8 @@ public final class KvCache implements AutoCloseable {
      * @param keyValueHeads NKV
      * @param headWidth     HD
      * @param capacity      the most tokens it can hold
-     * @param dtype         what keys and values are rounded to: F32, F16 for half the memory, or Q8_0 for little over a quarter,
-     *                      where a head is whole blocks of 32
+     * @param dtype         what keys and values are rounded to: F32, F16 or BF16 for half the memory, or Q8_0 for little over a
+     *                      quarter, where a head is whole blocks of 32
      * @throws IllegalArgumentException if a number is below 1, the type another, a head no whole blocks of it, or the size beyond
      *                                  2^63 - 1 bytes
      * @throws OutOfMemoryError         if the system refuses the memory
@@ -129,8 +135,8 @@ public final class KvCache implements AutoCloseable {
      * @param keyValueHeads NKV
      * @param headWidth     HD
      * @param capacity      the most tokens it can hold
-     * @param dtype         what keys and values are rounded to: F32, F16 for half the memory, or Q8_0 for little over a quarter,
-     *                      where a head is whole blocks of 32
+     * @param dtype         what keys and values are rounded to: F32, F16 or BF16 for half the memory, or Q8_0 for little over a
+     *                      quarter, where a head is whole blocks of 32
      * @throws IllegalArgumentException if there is no layer, a number is below 1 or a number of layers negative, the type another, a
      *                                  head no whole blocks of it, or the size beyond 2^63 - 1 bytes
      * @throws OutOfMemoryError         if the system refuses the memory

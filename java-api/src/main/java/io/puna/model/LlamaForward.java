@@ -128,7 +128,7 @@ public final class LlamaForward implements AutoCloseable {
      * {@return an empty cache, each layer of which lies where it is computed}
      *
      * @param capacity the most tokens it can hold
-     * @param dtype    F32, F16 or Q8_0
+     * @param dtype    F32, F16, BF16 or Q8_0
      * @throws IllegalArgumentException       as {@link KvCache#allocate(Device, int, int, int, int, DType)}
      * @throws io.puna.tensor.DeviceException if a device refuses the memory
      */

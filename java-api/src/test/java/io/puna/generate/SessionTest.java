@@ -33,6 +33,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 @Timeout(value = 60, unit = TimeUnit.SECONDS)
@@ -119,19 +120,22 @@ class SessionTest {
         }
     }
 
-    @Test
-    void sequencesThatShareAStepGetTheBitsTheyGetAlone() throws IOException {
+    @ParameterizedTest
+    @EnumSource(names = {"F32", "F16", "BF16"})
+    void sequencesThatShareAStepGetTheBitsTheyGetAlone(DType cacheType) throws IOException {
         int[][] prompts = {prompt(1, 6), prompt(17, 7), prompt(40, 8)};
         int v = model.config().vocabularySize();
         try (Device device = Device.cpu(2);
                 LlamaForward forward = new LlamaForward(device, model.config(), model.weights(), MatMul.Activations.F32, 100);
                 Arena arena = Arena.ofConfined();
-                Session alone = model.newSession()) {
+                LlamaModel own = LlamaModel.open(MODEL, ModelOptions.defaults().withThreads(1).withContextLength(600)
+                        .withCacheType(cacheType));
+                Session alone = own.newSession()) {
             List<KvCache> caches = new ArrayList<>();
             List<LlamaForward.Part> parts = new ArrayList<>();
             for (int[] prompt : prompts) {
                 KvCache cache = KvCache.allocate(model.config().layers(), model.config().keyValueHeads(),
-                        model.config().headWidth(), 64, DType.F32);
+                        model.config().headWidth(), 64, cacheType);
                 caches.add(cache);
                 parts.add(new LlamaForward.Part(cache, prompt, 0, prompt.length, 1, prompt.length));
             }
@@ -152,9 +156,9 @@ class SessionTest {
         }
     }
 
-    /** Ten times what rounding changes a number by: half a unit in the last place of F16, 1 / 254 of the largest of a block. */
+    /** Ten times what rounding changes a number by: half a unit in the last place of F16 or BF16, 1 / 254 of the largest of a block. */
     @ParameterizedTest
-    @CsvSource({"F16, 5e-3", "Q8_0, 4e-2"})
+    @CsvSource({"F16, 5e-3", "BF16, 4e-2", "Q8_0, 4e-2"})
     void aSmallerCacheGivesNearlyTheSameLogits(DType type, double most) throws IOException {
         int[] prompt = new Random(9).ints(50, 0, 67).toArray();
         ModelOptions options = ModelOptions.defaults().withContextLength(600);
@@ -173,10 +177,11 @@ class SessionTest {
         }
     }
 
-    @Test
-    void aQuantisedCacheGivesTheSameBitsHoweverAPromptIsCut() throws IOException {
+    @ParameterizedTest
+    @EnumSource(names = {"F16", "BF16", "Q8_0"})
+    void aSmallerCacheGivesTheSameBitsHoweverAPromptIsCut(DType cacheType) throws IOException {
         int[] prompt = new Random(9).ints(50, 0, 67).toArray();
-        ModelOptions options = ModelOptions.defaults().withContextLength(600).withCacheType(DType.Q8_0);
+        ModelOptions options = ModelOptions.defaults().withContextLength(600).withCacheType(cacheType);
         try (LlamaModel one = LlamaModel.open(WIDE_HEADS, options.withThreads(1));
                 LlamaModel cut = LlamaModel.open(WIDE_HEADS, options.withThreads(2).withStepTokens(7));
                 Session whole = one.newSession(); Session pieces = cut.newSession()) {
@@ -188,7 +193,7 @@ class SessionTest {
     void aCacheOfBlocksThatHeadsDoNotFillIsRefused() {
         assertThatThrownBy(() -> LlamaModel.open(MODEL, ModelOptions.defaults().withCacheType(DType.Q8_0)))
                 .isInstanceOf(IllegalArgumentException.class)
-                .hasMessageStartingWith("cacheType: expected F32 or F16 for heads of ");
+                .hasMessageStartingWith("cacheType: expected F32, F16 or BF16 for heads of ");
     }
 
     @Test

@@ -398,7 +398,7 @@ class ArgumentsTest {
         cache("keyValueHeads: ", 1, -1, 1, 1, DType.F32);
         cache("headWidth: ", 1, 1, 0, 1, DType.F32);
         cache("capacity: ", 1, 1, 1, Integer.MIN_VALUE, DType.F32);
-        cache("dtype: expected F32, F16 or Q8_0, got BF16", 1, 1, 1, 1, DType.BF16);
+        cache("dtype: expected F32, F16, BF16 or Q8_0, got Q4_0", 1, 1, 32, 1, DType.Q4_0);
         cache("headWidth: expected a multiple of 32, the block of Q8_0, got 80", 1, 1, 80, 1, DType.Q8_0);
         cache("capacity: expected a cache of fewer than 2^63 bytes", Integer.MAX_VALUE, Integer.MAX_VALUE, 2, 2, DType.F16);
         assertThatThrownBy(() -> KvCache.allocate(1 << 20, 1 << 20, 1 << 10, 1 << 10, DType.F16)).isInstanceOf(OutOfMemoryError.class)

@@ -9,6 +9,7 @@ import io.puna.tensor.Shape;
 import io.puna.tensor.Tensor;
 import java.lang.foreign.Arena;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Random;
 import org.junit.jupiter.api.AfterEach;
@@ -120,7 +121,7 @@ class AttentionTest {
         int[][][] stepsOfSequences = {{{5, 3}, {1, 1}, {70, 1}}, {{1, 1, 1}}, {{2, 40, 9}, {33, 2, 1}}};
         try (Device device = cpu.open()) {
             for (int[][] steps : stepsOfSequences) {
-                for (DType dtype : List.of(DType.F32, DType.F16, DType.Q8_0)) {
+                for (DType dtype : KvCache.DTYPES) {
                     for (int window : new int[] {0, 6}) {
                         caches(device, layers, new int[] {6, 2, dtype == DType.Q8_0 ? 32 : 16}, steps, dtype, window);
                     }
@@ -254,13 +255,21 @@ class AttentionTest {
         }
     }
 
+    /** Eight significant bits, ties to even. */
+    private static double toBf16(double value) {
+        double unit = Math.scalb(1.0, Math.getExponent(value) - 7);
+        return Math.rint(value / unit) * unit;
+    }
+
     private static double[][] stored(Tensor tensor, DType dtype) {
         double[][] values = Fixtures.values(tensor);
         if (dtype == DType.F16) {
             for (double[] row : values) {
-                for (int i = 0; i < row.length; i++) {
-                    row[i] = Float.float16ToFloat(Float.floatToFloat16((float) row[i]));
-                }
+                Arrays.setAll(row, i -> Float.float16ToFloat(Float.floatToFloat16((float) row[i])));
+            }
+        } else if (dtype == DType.BF16) {
+            for (double[] row : values) {
+                Arrays.setAll(row, i -> toBf16(row[i]));
             }
         } else if (dtype == DType.Q8_0) {
             for (double[] row : values) {

@@ -27,6 +27,7 @@ import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.extension.ExtendWith;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** A device with memory of its own, and the same model on it. */
@@ -149,6 +150,31 @@ class CudaDeviceTest {
         }
     }
 
+    /** A cache that rounds, for few rows and many: as the CPU rounds, so that little is left of what rounding moves logits by. */
+    @ParameterizedTest
+    @EnumSource(names = {"F16", "BF16", "Q8_0"})
+    void aSmallerCacheIsTheCpus(DType cacheType) throws Exception {
+        int[] prompt = {1, 5, 9, 2, 7, 3, 3, 8, 4, 6, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+        Path path = TestData.fixture("models/gqa2-head128");
+        float[] exact = exactLogits(path, prompt);
+        for (int stepTokens : new int[] {512, 7}) {
+            ModelOptions onCpu = ModelOptions.defaults().withContextLength(64).withStepTokens(stepTokens).withCacheType(cacheType);
+            try (Device device = Device.cuda(0); LlamaModel expected = LlamaModel.open(path, onCpu);
+                    LlamaModel model = LlamaModel.open(path, onCpu.withDevice(device));
+                    Session reference = expected.newSession(); Session session = model.newSession()) {
+                float[] rounded = reference.logits(prompt);
+                float[] logits = session.logits(prompt);
+                float off = 0;
+                float apart = 0;
+                for (int i = 0; i < exact.length; i++) {
+                    off = Math.max(off, Math.abs(rounded[i] - exact[i]));
+                    apart = Math.max(apart, Math.abs(logits[i] - rounded[i]));
+                }
+                assertThat(apart).isLessThan(off / 100);
+            }
+        }
+    }
+
     /** The first layers on the CPU, the others on the device: the same model, whatever the cut. */
     @ParameterizedTest
     @ValueSource(strings = {"models/gqa3-head80", "models/mistral-window", "models/rope-dynamic"})
@@ -205,7 +231,7 @@ class CudaDeviceTest {
      * is computed call by call: the same bits, while caches grow and sequences change places.
      */
     @ParameterizedTest
-    @ValueSource(strings = {"F32", "F16"})
+    @EnumSource(names = {"F32", "F16", "BF16"})
     void aReplayedStepHasTheBitsOfItsCalls(DType cacheType) throws Exception {
         try (Device device = Device.cuda(0);
                 LlamaModel model = LlamaModel.open(TestData.fixture("models/gqa3-head80"), ModelOptions.defaults().withDevice(device));
