@@ -133,6 +133,16 @@ static void decoding(puna_context *c) {
           (double)y[2], (double)y[3]);
 }
 
+/* A query of one head against a cache of one layer. */
+static void attend_one(puna_context *c, float *y, const float *q, const puna_kv_sequence *sequence, int32_t dtype, int64_t HD) {
+    int64_t bytes = 0;
+    puna_attention_workspace_size(c, 1, 1, HD, &bytes);
+    void *workspace = malloc((size_t)bytes + 1);
+    CHECK(puna_attention_cached_forward(c, y, HD, q, HD, sequence, 1, dtype, 0, 1, 1, HD, 0, 1, workspace, bytes) == PUNA_STATUS_OK, "%s",
+          test_last_error());
+    free(workspace);
+}
+
 /* A cache of Q8_0, whose blocks are worked out by hand, then read by a query that sees one key. */
 static void quantised_cache(puna_context *c) {
     enum { HD = 64 };
@@ -151,12 +161,7 @@ static void quantised_cache(puna_context *c) {
     CHECK(memcmp(cache + 3 * 34, values, sizeof values) == 0, "the second block of values");
     CHECK(cache[2 * 34 + 33] == 129, "v[31] is %d", cache[2 * 34 + 33]);
     memset(cache + 34, 0, 2);
-    int64_t bytes = 0;
-    puna_attention_workspace_size(c, 1, 1, HD, &bytes);
-    void *workspace = malloc((size_t)bytes + 1);
-    CHECK(puna_attention_cached_forward(c, y, HD, q, HD, &sequence, 1, PUNA_DTYPE_Q8_0, 0, 1, 1, HD, 0, 1, workspace, bytes) ==
-          PUNA_STATUS_OK, "%s", test_last_error());
-    free(workspace);
+    attend_one(c, y, q, &sequence, PUNA_DTYPE_Q8_0, HD);
     close_to("y[0]", y[0], 0, 0);
     close_to("y[31]", y[31], -0.25, 1e-4); /* 127 times the half nearest to 0.25 / 127 */
     close_to("y[32]", y[32], 254, 0);
@@ -186,12 +191,7 @@ static void rounded_cache(puna_context *c) {
         CHECK(to == NOT_A_NUMBER ? (got & 0x7FFF) > 0x7F80 : got == to, "k[%d] is %04x, expected %04x", d, got, to);
     }
     memset(cache[0], 0, sizeof cache[0]);
-    int64_t bytes = 0;
-    puna_attention_workspace_size(c, 1, 1, HD, &bytes);
-    void *workspace = malloc((size_t)bytes + 1);
-    CHECK(puna_attention_cached_forward(c, y, HD, q, HD, &sequence, 1, PUNA_DTYPE_BF16, 0, 1, 1, HD, 0, 1, workspace, bytes) ==
-          PUNA_STATUS_OK, "%s", test_last_error());
-    free(workspace);
+    attend_one(c, y, q, &sequence, PUNA_DTYPE_BF16, HD);
     for (int d = 0; d < HD; d++) close_to("y", y[d], test_bf16(v[d]), 0);
 }
 
@@ -221,10 +221,9 @@ void test_known_values(void) {
         const struct {
             const char *name;
             void (*run)(puna_context *);
-        } all[] = {{"rmsnorm", rmsnorm}, {"swiglu", swiglu}, {"log_softmax", log_softmax}, {"rope", rope}, {"argmax", argmax}, {"candidates", candidates},
-                   {"adamw", adamw},
-                   {"losses", losses}, {"decoding", decoding}, {"quantised cache", quantised_cache}, {"rounded cache", rounded_cache},
-                   {"rows alone", rows_alone}};
+        } all[] = {{"rmsnorm", rmsnorm}, {"swiglu", swiglu}, {"log_softmax", log_softmax}, {"rope", rope}, {"argmax", argmax},
+                   {"candidates", candidates}, {"adamw", adamw}, {"losses", losses}, {"decoding", decoding},
+                   {"quantised cache", quantised_cache}, {"rounded cache", rounded_cache}, {"rows alone", rows_alone}};
         for (int64_t i = 0; i < TEST_COUNT(all); i++) {
             test_case("%s, %s", all[i].name, context->ops->name);
             all[i].run(context);
