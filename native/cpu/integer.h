@@ -37,6 +37,7 @@ PUNA_INLINE ivec ivec_add(ivec a, ivec b) { return _mm512_add_epi32(a, b); }
 PUNA_INLINE ivec ivec_sub(ivec a, ivec b) { return _mm512_sub_epi32(a, b); }
 PUNA_INLINE ivec ivec_shl(ivec a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
 PUNA_INLINE ivec ivec_shr(ivec a, int n) { return _mm512_srli_epi32(a, (unsigned)n); }
+PUNA_INLINE ivec ivec_sra(ivec a, int n) { return _mm512_srai_epi32(a, (unsigned)n); }
 PUNA_INLINE ivec ivec_shl_i16(ivec a, int n) { return _mm512_slli_epi16(a, (unsigned)n); }
 PUNA_INLINE ivec ivec_shr_i16(ivec a, int n) { return _mm512_srai_epi16(a, (unsigned)n); }
 PUNA_INLINE ivec ivec_shr_u16(ivec a, int n) { return _mm512_srli_epi16(a, (unsigned)n); }
@@ -59,6 +60,18 @@ PUNA_INLINE ivec ivec_load_quarters(const char *const p[4], int64_t bytes) {
     v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(p[1] + bytes)), 1);
     v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(p[2] + bytes)), 2);
     return _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(p[3] + bytes)), 3);
+}
+/* Lane j of quarter i is lane i of quarter j. */
+PUNA_INLINE ivec ivec_transpose_lanes(ivec a) {
+    return _mm512_permutexvar_epi32(_mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0), a);
+}
+/* The 32 bytes at p in both halves; each half shifted by so many bits. */
+PUNA_INLINE ivec ivec_spread_half(const void *p) { return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)p)); }
+PUNA_INLINE ivec ivec_shl_halves(ivec a, int first, int second) {
+    return _mm512_sllv_epi32(a, _mm512_inserti64x4(_mm512_set1_epi32(first), _mm256_set1_epi32(second), 1));
+}
+PUNA_INLINE ivec ivec_shr_halves(ivec a, int first, int second) {
+    return _mm512_srlv_epi32(a, _mm512_inserti64x4(_mm512_set1_epi32(first), _mm256_set1_epi32(second), 1));
 }
 PUNA_INLINE ivec ivec_interleave_low_i32(ivec a, ivec b) { return _mm512_unpacklo_epi32(a, b); }
 PUNA_INLINE ivec ivec_interleave_high_i32(ivec a, ivec b) { return _mm512_unpackhi_epi32(a, b); }

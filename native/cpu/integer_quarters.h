@@ -1,5 +1,5 @@
 /*
- * One row of x with block weights on AVX-512, and with those of four and six bits on AVX2.
+ * One row of x with block weights, on AVX-512 those of eight and four bits, on AVX2 those of four and six.
  *
  * VEC_WIDTH rows of w are taken side by side, sixteen bytes of one in each quarter of a vector, as load_sixteens has them. They
  * meet the same sixteen elements of x, which stay in registers meanwhile. x is one signed byte a number, or two, 256 * high + low: two
@@ -8,11 +8,8 @@
  * On AVX2 products are added up in int16 as far as they fit: halves of nibbles, 4 * 15 * 128, may double twice, six bits, 2 * 63 * 128,
  * once. Those of Q8_0 would saturate: that is multiplied by words (integer_row.h).
  *
- * Q6_K on AVX-512 is transposed before it is multiplied, four bytes of a row in each lane: bits of two places are joined for every
- * group of sixteen, and there more registers than quarters need, or loads.
- *
  * READING: a panel is one run of memory. The next one is fetched in that order while this one is multiplied, a line or two at a time; of
- * Q8_0, and of Q6_K on AVX-512, of which two panels do not fit the first cache, what is wanted next is fetched again.
+ * Q8_0, of which two panels do not fit the first cache, what is wanted next is fetched again.
  *
  * MEASURED, N = 5632, K = 2048, int16, cold weights, two threads, GB/s of Q8_0, Q4_0, Q4_K, Q6_K, old and new in turn.
  * On a quiet Granite Rapids, row by row (integer_row.h): 25.9, 25.3, 24.5, 26.4 of 29. On a Zen 5, AVX-512, which reads at 67:
@@ -29,6 +26,8 @@
  *      factors with the bytes beside them                          49, 36, 40, 37     AVX2 27, 23.5, 21; int8 38, 33, 27
  *   8  of Q8_0 what is wanted next too                              47
  *   9  Q6_K on AVX-512 so too: 27.3 to 29.5, two threads 37 to 41 (each quarter of the next panel in one go before; AVX2 loses by it)
+ *  10  both groups of Q4_K's bytes at once on AVX-512, sixteens joined once and high halves not shifted: 42.3 to 44.5, two threads
+ *      57 to 60; Q6_K there row by row (integer_row.h): 30.7 to 34.8, two threads 46 to 47, at 75 GB/s 54 to 57
  * Two threads read by 8 as fast as by 5 where they read at 60 GB/s; at 44 Q4_K 6 to 12 % faster, Q8_0 5 % slower (by 7: 11 %).
  * Q8_0 and Q4_0 transposed are loops of six to nine kilobytes, which a copy of the library in other pages of memory runs 20 % faster or
  * slower, once five times slower; these are short, and the same everywhere within 2 %.
@@ -36,9 +35,11 @@
  * The processor fetches faster by itself than when each line is asked for, but loses the thread where reading pauses: asking for a line
  * of each page alone was slower than asking for none. Adding up one panel's groups row by row while the next is read: Q4_K 35, Q6_K 33,
  * the others slower. Two and three rows of x transposed, not by panels: Q4_K 1.25 and 1.17 times as fast, Q8_0 and Q6_K as before, Q4_0
- * slower; four rows no faster. Q6_K on AVX-512 by quarters: a tenth slower. On AVX2 all sums stored first and joined in a second loop,
+ * slower; four rows no faster. On AVX2 all sums stored first and joined in a second loop,
  * as such chains fill the scheduler: as fast; both groups of a byte of Q4_K, or all four of Q6_K, at once: registers spill, 5 to 15 %
- * slower.
+ * slower. On AVX-512 vectors of 64 bytes of one row, two groups or four blocks, whose quarters are added up and sorted by rows afterwards:
+ * out of the second cache Q8_0 51 to 66, Q4_0 40 to 46, Q4_K 46 to 52 GB/s, but fewer lines are under way at a time: where one thread
+ * reads 38 GB/s, Q8_0 and Q4_K a tenth slower, whole models of Q4_0 too.
  */
 #ifndef PUNA_INTEGER_QUARTERS_H
 #define PUNA_INTEGER_QUARTERS_H
@@ -54,6 +55,9 @@ typedef struct quarters_space {
 typedef struct row_sums {
     ivec low[4], high[4];
 } row_sums;
+
+/* How many lines so many bytes are. */
+PUNA_INLINE int lines_of(int64_t bytes) { return (int)((bytes + 63) / 64); }
 
 /* Sixteen elements of x from k on, digit by digit, in every quarter. */
 PUNA_INLINE void spread_sixteen(const int digits, ivec to[2], x_row x, int64_t k) {
@@ -114,29 +118,35 @@ PUNA_INLINE ivec multiply_32(const quants which, const int digits, const char *q
 
 #if BYTE_DOTS
 /*
- * q: the same of groups of half a block of Q6_K, the even ones, part 0, or the odd ones: sixteen bytes of high bits at h serve four, as do
- * those at l and 32 bytes on. Meanwhile so many bytes from far on are fetched.
+ * The same of two groups of Q4_K, which share 32 bytes at w. High halves stay where they are: their products are 16 times what they
+ * should be until they have been added up.
  */
-PUNA_INLINE void multiply_transposed(const int digits, ivec q[8], const char *l, const char *h, int64_t stride, const int part, x_row x,
-                                     int64_t k, const char *far, const int64_t bytes) {
-    const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
-    ivec a[4], b[4], c[4], acc[4][2];
-    ivec_columns(a, l, stride);
-    ivec_columns(b, l + 32, stride);
-    ivec_columns(c, h, stride);
+PUNA_INLINE void multiply_both_nibbles(const int digits, ivec q[2], const char *w, int64_t stride, x_row x, int64_t k, const char *far,
+                                       const int lines) {
+    const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1((int32_t)0xF0F0F0F0);
+    ivec x_k[2][2][2], sums[2][4];
+    const side_by_side rows = lay_rows(w, stride);
+    for (int g = 0; g < 2; g++)
+        for (int i = 0; i < 2; i++) spread_sixteen(digits, x_k[g][i], x, k + 32 * g + 16 * i);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        fetch(far, bytes, i, 4);
-        const ivec low[4] = {a[i], b[i], ivec_shr(a[i], 4), ivec_shr(b[i], 4)};
-        const ivec high[4] = {ivec_shl(c[i], 4), ivec_shl(c[i], 2), c[i], ivec_shr(c[i], 2)};
-        for (int j = 0; j < 4; j++) {
-            const ivec w = ivec_or(ivec_and(low[j], low_bits), ivec_and(high[j], high_bits));
-            for (int d = 0; d < digits; d++)
-                acc[j][d] = ivec_dot_bytes(i == 0 ? ivec_zero() : acc[j][d], w, ivec_spread(x.digits[d] + k + 32 * j + 4 * i));
-            if (i == 3) q[2 * j + part] = digits == 1 ? acc[j][0] : ivec_add(acc[j][0], ivec_shl(acc[j][1], 8));
+        for (int line = lines * i / 4; line < lines * (i + 1) / 4; line++) __builtin_prefetch(far + 64 * line, 0, 3);
+        const ivec w_i[2] = {load_sixteens(&rows, i, 0), load_sixteens(&rows, i, 16)};
+        for (int g = 0; g < 2; g++) {
+            const ivec bits = g == 0 ? low_bits : high_bits;
+            const ivec first = ivec_and(w_i[0], bits), second = ivec_and(w_i[1], bits);
+            ivec sum = ivec_zero();
+            for (int d = digits - 1; d >= 0; d--) {
+                sum = ivec_dot_bytes(ivec_dot_bytes(sum, first, x_k[g][0][d]), second, x_k[g][1][d]);
+                if (d == 1) sum = ivec_shl(sum, 8);
+            }
+            sums[g][i] = sum;
         }
     }
+    q[0] = ivec_sum_quarters(sums[0]);
+    q[1] = ivec_sra(ivec_sum_quarters(sums[1]), 4);
 }
+
 #else
 /* The same of one group of Q6_K: four bits of each byte at l, and two at h, for elements of one quarter of 128. */
 PUNA_INLINE ivec multiply_16(const int quarter, const int digits, const char *l, const char *h, int64_t stride, x_row x, int64_t k) {
@@ -165,42 +175,41 @@ PUNA_INLINE ivec multiply_16(const int quarter, const int digits, const char *l,
 PUNA_INLINE void multiply_depth(const int32_t dtype, const int digits, ivec q[], uint16_t (*halves)[PANEL], const char *rows,
                                 int64_t stride, x_row x, int64_t k, int64_t depth, const char *far) {
     const int64_t bytes = bytes_of(dtype), blocks = depth / elements_of(dtype);
-    const int lines = (int)(VEC_WIDTH * bytes * 32 / elements_of(dtype) + 63) / 64;
+    const int64_t some_bytes = VEC_WIDTH * bytes * 32 / elements_of(dtype); /* of 32 elements of the rows            */
     if (elements_of(dtype) == 32) {
         const char *next = rows + DEPTH / 32 * bytes; /* what is wanted of a row after this                           */
-        for (int64_t b = 0; b < blocks; b++, rows += bytes, far += VEC_WIDTH * bytes) {
+        for (int64_t b = 0; b < blocks; b++, rows += bytes, far += some_bytes) {
             for (int r = 0; r < VEC_WIDTH / 8 && dtype == PUNA_DTYPE_Q8_0; r++, next += stride) fetch(next, DEPTH / 32 * bytes, 0, 1);
             collect_halves(halves[b], VEC_WIDTH, rows, stride);
-            q[b] = multiply_32(dtype == PUNA_DTYPE_Q8_0 ? BYTES : BOTH_NIBBLES, digits, rows + 2, stride, x, k + 32 * b, far, lines);
+            q[b] = multiply_32(dtype == PUNA_DTYPE_Q8_0 ? BYTES : BOTH_NIBBLES, digits, rows + 2, stride, x, k + 32 * b, far,
+                               lines_of(some_bytes));
         }
         return;
     }
     if (dtype == PUNA_DTYPE_Q4_K) {
         rows += offsetof(puna_q4_k, q);
-        for (int g = 0; g < 8; g += 2, rows += 32) {
-            q[g] = multiply_32(LOW_NIBBLES, digits, rows, stride, x, k + 32 * g, far + g * VEC_WIDTH * bytes / 8, lines);
-            q[g + 1] = multiply_32(HIGH_NIBBLES, digits, rows, stride, x, k + 32 * (g + 1), far + (g + 1) * VEC_WIDTH * bytes / 8, lines);
+        for (int g = 0; g < 8; g += 2, rows += 32, far += 2 * some_bytes) {
+#if BYTE_DOTS
+            multiply_both_nibbles(digits, q + g, rows, stride, x, k + 32 * g, far, lines_of(2 * some_bytes));
+#else
+            q[g] = multiply_32(LOW_NIBBLES, digits, rows, stride, x, k + 32 * g, far, lines_of(some_bytes));
+            q[g + 1] = multiply_32(HIGH_NIBBLES, digits, rows, stride, x, k + 32 * (g + 1), far + some_bytes, lines_of(some_bytes));
+#endif
         }
         return;
     }
+#if !BYTE_DOTS
     for (int half = 0; half < 2; half++)
-        for (int part = 0; part < 2; part++) {
+        for (int part = 0; part < 2; part++, far += 2 * some_bytes) {
             const char *l = rows + 64 * half + 16 * part, *h = rows + offsetof(puna_q6_k, high) + 32 * half + 16 * part;
-            const int64_t quarter_bytes = VEC_WIDTH * bytes / 4;
-            const int place = 2 * half + part;
-#if BYTE_DOTS
-            for (int r = place * VEC_WIDTH / 4; r < (place + 1) * VEC_WIDTH / 4; r++) fetch(rows + r * stride + bytes, bytes, 0, 1);
-            multiply_transposed(digits, &q[8 * half], l, h, stride, part, x, k + 128 * half + 16 * part, far + place * quarter_bytes,
-                                quarter_bytes);
-#else
-            fetch(far + place * quarter_bytes, quarter_bytes, 0, 1);
+            fetch(far, 2 * some_bytes, 0, 1);
 #pragma GCC unroll 4
             for (int quarter = 0; quarter < 4; quarter++) {
                 const int g = 8 * half + 2 * quarter + part;
                 q[g] = multiply_16(quarter, digits, l + quarter % 2 * 32, h, stride, x, k + 16 * g);
             }
-#endif
         }
+#endif
 }
 
 /* sums += depth elements of PANEL rows of w, factor by factor: integer products q, offset included, and x from k on. */

@@ -1,9 +1,9 @@
 /*
- * One row of x with block weights on NEON and the baseline, and with those of Q8_0 on AVX2.
+ * One row of x with block weights on NEON and the baseline, with those of Q8_0 on AVX2, and of Q6_K on AVX-512.
  *
  * ONE ROW is bound by reading w, which memory delivers fastest in the order it lies in. So the integers of PANEL rows are computed
- * row by row, a group's lanes added up many groups at a time, and wait in the workspace until lanes are rows again. With NEON's dot
- * products x is two signed bytes a number, 256 * high + low: two byte products of a vector cost less than unpacking to words.
+ * row by row, a group's lanes added up many groups at a time, and wait in the workspace until lanes are rows again. With dot products of
+ * bytes x is two signed bytes a number, 256 * high + low: two byte products of a vector cost less than unpacking to words.
  *
  * MEASURED on a quiet two-core Granite Rapids, N = 5632, K = 2048, int16, cold weights, two threads, when AVX-512 had it too, GB/s of
  * Q8_0, Q4_K, Q6_K:
@@ -33,7 +33,29 @@ typedef struct rows_space {
     row_part rows[PANEL];
 } rows_space;
 
-#if BYTE_DOTS
+#if defined(PUNA_VARIANT_AVX512)
+/* The products of 64 bytes of w and as many elements of x, from k on, which has one digit or two. */
+PUNA_INLINE ivec multiply_64_bytes(const int digits, ivec w, x_row x, int64_t k) {
+    ivec sum = ivec_zero();
+    if (digits == 2) sum = ivec_shl(ivec_dot_bytes(sum, w, ivec_load(x.digits[1] + k)), 8);
+    return ivec_dot_bytes(sum, w, ivec_load(x.digits[0] + k));
+}
+
+/* Lane i: the integer product, offset included, of group g + i of x and group i of a block of Q6_K. */
+PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const char *w, x_row x, int64_t g, const int n) {
+    const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
+    (void)dtype, (void)n;
+    ivec p[4];
+    for (int half = 0; half < 2; half++) {
+        const ivec l = ivec_load(w + 64 * half), h = ivec_spread_half(w + offsetof(puna_q6_k, high) + 32 * half);
+        const ivec first = ivec_or(ivec_and(l, low_bits), ivec_and(ivec_shl_halves(h, 4, 2), high_bits));
+        const ivec second = ivec_or(ivec_and(ivec_shr(l, 4), low_bits), ivec_and(ivec_shr_halves(h, 0, 2), high_bits));
+        p[2 * half] = multiply_64_bytes(digits, first, x, 16 * g + 128 * half);
+        p[2 * half + 1] = multiply_64_bytes(digits, second, x, 16 * g + 128 * half + 64);
+    }
+    return ivec_transpose_lanes(ivec_sum_quarters(p));
+}
+#elif BYTE_DOTS
 /* Vectors of bytes of w times as many elements of x, from k on, which has one digit or two. */
 PUNA_INLINE ivec multiply_digits(const int digits, const int vectors, const ivec *w, x_row x, int64_t k) {
     ivec sum = ivec_zero();

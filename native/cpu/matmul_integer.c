@@ -15,8 +15,8 @@
  * is unsigned times signed and saturates. NEON's dot products have not been timed; i8mm would halve them once more, but wants two rows,
  * eight bytes of each, in a vector, in the panel, in x and in the sums alike: another kernel.
  *
- * ONE ROW is multiplied row by row (integer_row.h), on AVX-512, and on AVX2 but for Q8_0, by quarters of vectors (integer_quarters.h),
- * MANY ROWS on AMX by tiles (integer_tiles.h), with the same bits.
+ * ONE ROW is multiplied row by row (integer_row.h), on AVX-512 but for Q6_K, and on AVX2 but for Q8_0, by quarters of vectors
+ * (integer_quarters.h), MANY ROWS on AMX by tiles (integer_tiles.h), with the same bits.
  *
  * MEASURED on a quiet two-core Granite Rapids, N = 5632, K = 2048: Q4_K 267 GOP/s int16, 470 int8 of one thread; AVX2 121, and with
  * int8 167, a quarter more since its loop is unrolled by four and not by eight (24 rows, busy machine: 106 to 134); the code before
@@ -31,9 +31,8 @@
  */
 #if defined(PUNA_VARIANT_AVX512)
 #include "integer_tiles.h"
-#else
-#include "integer_row.h"
 #endif
+#include "integer_row.h"
 #if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
 #include "integer_quarters.h"
 #endif
@@ -271,9 +270,7 @@ PUNA_INLINE void multiply(const int32_t dtype, const int digits, float *y, int64
  * ------------------------------------------------------------------------------------------------------------------ */
 
 typedef union one_row_space {
-#if !defined(PUNA_VARIANT_AVX512)
     rows_space rows;
-#endif
 #if defined(PUNA_VARIANT_AVX512) || defined(PUNA_VARIANT_AVX2)
     quarters_space quarters;
 #endif
@@ -456,11 +453,16 @@ static void multiply_one_share(void *arguments, int64_t share, int32_t thread) {
 #else
 #define MULTIPLY_ONE_Q8_0 MULTIPLY_ONE
 #endif
+#if defined(PUNA_VARIANT_AVX512)
+#define MULTIPLY_ONE_Q6_K(dtype) BY_DIGITS(multiply_by_rows, dtype, &space->rows)
+#else
+#define MULTIPLY_ONE_Q6_K MULTIPLY_ONE
+#endif
     switch (product->w_dtype) {
     case PUNA_DTYPE_Q8_0: MULTIPLY_ONE_Q8_0(PUNA_DTYPE_Q8_0); break;
     case PUNA_DTYPE_Q4_0: MULTIPLY_ONE(PUNA_DTYPE_Q4_0); break;
     case PUNA_DTYPE_Q4_K: MULTIPLY_ONE(PUNA_DTYPE_Q4_K); break;
-    default: MULTIPLY_ONE(PUNA_DTYPE_Q6_K); break;
+    default: MULTIPLY_ONE_Q6_K(PUNA_DTYPE_Q6_K); break;
     }
 }
 
