@@ -188,6 +188,14 @@ template <class Operation> __device__ float block_reduce(float value) {
 #define UNROLL
 #endif
 
+/* The value, as if it were another: what is computed of it behind a loop is not computed before and kept in registers meanwhile. */
+__device__ inline unsigned afresh(unsigned value) {
+#if defined(__CUDACC__)
+    asm volatile("" : "+r"(value));
+#endif
+    return value;
+}
+
 /* The shared memory that a launch asks for. */
 #if defined(__CUDACC__)
 #define DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]

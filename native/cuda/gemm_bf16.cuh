@@ -4,10 +4,11 @@
  * of their own; BF16 is read where it lies.
  *
  * Version 2: tiles of 128 x 128 x 32 by eight warps of 64 x 32, or of 64 x 64 x 32 by four of 32 x 32 where those would be few; three
- * stages of cp.async, without conflicts of banks (bf16.cuh), one barrier a stage; mma.m16n8k16, which adds up along K itself: it cuts
- * off where F32 rounds, near 2^-24 of a sum for every 8 or 16 products, far below what rounding operands to 8 bits has cost. Should be
- * bound by the tensor cores where rows are many, by the weights where they are few; not measured. (Version 1 was gemm.cuh with loaders
- * that round: no stages, fragments by 4 bytes.) Next: WGMMA with TMA on sm_90a; operands that were rounded by who wrote them.
+ * stages of cp.async, without conflicts of banks (bf16.cuh), one barrier a stage; mma.m16n8k16, which adds up along a stretch of K
+ * (gemm.cuh) itself: it cuts off where F32 rounds, near 2^-24 of a sum for every 8 or 16 products, far below what rounding operands to 8
+ * bits has cost. Should be bound by the tensor cores where rows are many, by the weights where they are few; not measured. (Version 1 was
+ * gemm.cuh with loaders that round: no stages, fragments by 4 bytes.) Next: WGMMA with TMA on sm_90a; operands that were rounded by who
+ * wrote them.
  */
 #ifndef PUNA_CUDA_GEMM_BF16_CUH
 #define PUNA_CUDA_GEMM_BF16_CUH
@@ -24,61 +25,68 @@ __device__ void ask_for_step(uint16_t *tile, const bf16_matrix &from, int64_t fi
     else ask_for_tile<kTile, kStepDepth, 2 * kTile>(tile, from, first, rows, k0, K);
 }
 
+/* Of K's stretches as gemm; copies run on from one into the next. */
 template <int kTile, bool kTurnedA, bool kTurnedB>
 static __global__ void __launch_bounds__(2 * kTile, 256 / kTile)
-    gemm_bf16(bf16_matrix a, bf16_matrix b, output out, int64_t M, int64_t N, int K) {
+    gemm_bf16(bf16_matrix a, bf16_matrix b, output out, int64_t M, int64_t N, int K, int stretch) {
     DYNAMIC_SHARED(uint16_t, shared);
     constexpr int kOperand = kTile * kStepDepth, kBlocks = kTile / 32; /* of 16 rows, of a warp */
     int64_t tiles = (M + kTile - 1) / kTile; /* neighbours share b's tile, the larger one */
     int64_t m0 = blockIdx.x % tiles * kTile, n0 = blockIdx.x / tiles * kTile;
-    int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    int m = warp % 2 * (kTile / 2), n = warp / 2 * 32;
-    float c[kBlocks][4][4] = {};
-    int steps = (K + kStepDepth - 1) / kStepDepth;
+    int warp = threadIdx.x / 32, m = warp % 2 * (kTile / 2), n = warp / 2 * 32;
+    int own = (stretch + kStepDepth - 1) / kStepDepth, step = blockIdx.y * own; /* of a stretch */
+    int end = (K + kStepDepth - 1) / kStepDepth;
+    if (gridDim.y > 1) end = min(step + own, end);
     auto ask = [&](int step) {
         uint16_t *tile = shared + step % kStages * (2 * kOperand);
-        if (step < steps) {
+        if (step < end) {
             ask_for_step<kTile, kTurnedA>(tile, a, m0, M, step * kStepDepth, K);
             ask_for_step<kTile, kTurnedB>(tile + kOperand, b, n0, N, step * kStepDepth, K);
         }
         commit_copies();
     };
-    for (int step = 0; step < kStages - 1; step++) ask(step);
-    for (int step = 0; step < steps; step++) {
-        wait_for_copies<kStages - 2>();
-        __syncthreads(); /* this step is here, and nobody is left in the one before, whose place is next */
-        ask(step + kStages - 1);
-        const uint16_t *a_tile = shared + step % kStages * (2 * kOperand), *b_tile = a_tile + kOperand;
-        UNROLL
-        for (int k = 0; k < kStepDepth; k += 16) {
-            uint32_t a_part[kBlocks][4], b_part[2][4];
+    for (int stage = 0; stage < kStages - 1; stage++) ask(step + stage);
+    while (step < end) {
+        float c[kBlocks][4][4] = {};
+        for (int stop = min(step + own, end); step < stop; step++) {
+            wait_for_copies<kStages - 2>();
+            __syncthreads(); /* this step is here, and nobody is left in the one before, whose place is next */
+            ask(step + kStages - 1);
+            const uint16_t *a_tile = shared + step % kStages * (2 * kOperand), *b_tile = a_tile + kOperand;
             UNROLL
-            for (int i = 0; i < kBlocks; i++) {
-                if constexpr (kTurnedA) fragment<kTile, COLUMNS_FIRST, true>(a_part[i], a_tile, k, m + 16 * i);
-                else fragment<kStepDepth, ROWS_FIRST, false>(a_part[i], a_tile, m + 16 * i, k);
-            }
-            UNROLL
-            for (int j = 0; j < 2; j++) {
-                if constexpr (kTurnedB) fragment<kTile, ROWS_FIRST, true>(b_part[j], b_tile, k, n + 16 * j);
-                else fragment<kStepDepth, COLUMNS_FIRST, false>(b_part[j], b_tile, n + 16 * j, k);
-            }
-            UNROLL
-            for (int i = 0; i < kBlocks; i++)
+            for (int k = 0; k < kStepDepth; k += 16) {
+                uint32_t a_part[kBlocks][4], b_part[2][4];
                 UNROLL
-                for (int j = 0; j < 4; j++) mma_bf16(c[i][j], a_part[i], b_part[j / 2] + j % 2 * 2);
-        }
-    }
-    bool pairs = ((uintptr_t)out.y | out.stride * sizeof(float)) % sizeof(float2) == 0;
-    UNROLL
-    for (int i = 0; i < kBlocks; i++)
-        UNROLL
-        for (int j = 0; j < 4; j++)
-            UNROLL
-            for (int e = 0; e < 4; e += 2) {
-                int64_t row = m0 + m + 16 * i + g + e / 2 * 8, column = n0 + n + 8 * j + 2 * t;
-                if (row < M)
-                    store_pair(out.y + row * out.stride + column, c[i][j][e], c[i][j][e + 1], N - column, pairs, out.accumulate);
+                for (int i = 0; i < kBlocks; i++) {
+                    if constexpr (kTurnedA) fragment<kTile, COLUMNS_FIRST, true>(a_part[i], a_tile, k, m + 16 * i);
+                    else fragment<kStepDepth, ROWS_FIRST, false>(a_part[i], a_tile, m + 16 * i, k);
+                }
+                UNROLL
+                for (int j = 0; j < 2; j++) {
+                    if constexpr (kTurnedB) fragment<kTile, ROWS_FIRST, true>(b_part[j], b_tile, k, n + 16 * j);
+                    else fragment<kStepDepth, COLUMNS_FIRST, false>(b_part[j], b_tile, n + 16 * j, k);
+                }
+                UNROLL
+                for (int i = 0; i < kBlocks; i++)
+                    UNROLL
+                    for (int j = 0; j < 4; j++) mma_bf16(c[i][j], a_part[i], b_part[j / 2] + j % 2 * 2);
             }
+        }
+        int thread = (int)afresh(threadIdx.x);
+        int64_t row0 = m0 + thread / 32 % 2 * (kTile / 2) + thread % 32 / 4, column0 = n0 + thread / 64 * 32 + thread % 4 * 2;
+        float *y = out.y + blockIdx.y * M * out.stride;
+        bool pairs = ((uintptr_t)y | out.stride * sizeof(float)) % sizeof(float2) == 0;
+        UNROLL
+        for (int i = 0; i < kBlocks; i++)
+            UNROLL
+            for (int j = 0; j < 4; j++)
+                UNROLL
+                for (int e = 0; e < 4; e += 2) {
+                    int64_t row = row0 + 16 * i + e / 2 * 8, column = column0 + 8 * j;
+                    if (row < M) store_pair(y + row * out.stride + column, c[i][j][e], c[i][j][e + 1], N - column, pairs, out.accumulate);
+                }
+        out.accumulate = true;
+    }
 }
 
 /* An operand as a call has it: rows of row_bytes. */
@@ -122,17 +130,20 @@ static cudaError_t rounded(cuda_context &c, const plain_operand &from, int64_t r
 }
 
 template <int kTile, bool kTurnedA, bool kTurnedB>
-static cudaError_t launch_gemm_bf16(cuda_context &c, bf16_matrix a, bf16_matrix b, output out, int64_t M, int64_t N, int64_t K) {
+static cudaError_t launch_gemm_bf16(cuda_context &c, bf16_matrix a, bf16_matrix b, output out, int64_t M, int64_t N, int64_t K,
+                                    int64_t stretch, unsigned splits) {
     constexpr int64_t bytes = kStages * 2 * kTile * kStepDepth * (int64_t)sizeof(uint16_t);
     int64_t tiles = puna_ceil_div(M, kTile) * puna_ceil_div(N, kTile);
     if (tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
-    return launch(c, gemm_bf16<kTile, kTurnedA, kTurnedB>, (unsigned)tiles, 2 * kTile, bytes, a, b, out, M, N, (int)K);
+    return launch(c, gemm_bf16<kTile, kTurnedA, kTurnedB>, dim3((unsigned)tiles, splits), 2 * kTile, bytes, a, b, out, M, N, (int)K,
+                  (int)stretch);
 }
 
 struct bf16_product {
     plain_operand b; /* (N, K), or turned (K, N) */
     int64_t N;
     output out;
+    int64_t stretch; /* of K */
 };
 
 /* The products of a (M, K), or turned (K, M), with every b, in pieces that the scratch holds; a's are rounded once for all. */
@@ -163,7 +174,11 @@ static cudaError_t multiply_bf16(cuda_context &c, const plain_operand &a, const 
                     bool large = puna_cuda_bf16_tile(rows, columns, kEnoughTiles) == PUNA_CUDA_BF16_LARGE;
                     auto gemm = large ? launch_gemm_bf16<PUNA_CUDA_BF16_LARGE, kTurnedA, kTurnedB>
                                 : launch_gemm_bf16<PUNA_CUDA_BF16_SMALL, kTurnedA, kTurnedB>;
-                    CUDA_TRY(gemm(c, a_part, b_part, out, rows, columns, depth));
+                    int64_t stretch = puna_min(product.stretch, depth), a_bytes = rows * puna_cuda_bf16_stride(depth) * 2;
+                    CUDA_TRY(launch_split(c, out, rows, columns, puna_ceil_div(depth, stretch), c.scratch + a_bytes,
+                                          kRoundedBytes / 2 - a_bytes, [&](output to, unsigned splits) {
+                        return gemm(c, a_part, b_part, to, rows, columns, depth, stretch, splits);
+                    }));
                 }
             }
         }

@@ -62,7 +62,8 @@ static cudaError_t multiply_all(cuda_context &c, const product_list &list, const
         row_loader<PUNA_DTYPE_F32, kVector> a = {(const char *)x, x_stride * (int64_t)sizeof(float), rows};
         for (int p = 0; p < PUNA_MATMUL_MAX_PRODUCTS && list.N[p] > 0; p++) {
             row_loader<kDtype, kVector> b = {list.ws[p], row_bytes, list.N[p]};
-            CUDA_TRY(launch_gemm<kDtype>(c, a, b, list.outs[p], rows, list.N[p], K));
+            int64_t stretch = puna_cuda_split_k(list.N[p], K, kEnoughBlocks, kLeastStretch);
+            CUDA_TRY(launch_gemm<kDtype>(c, a, b, list.outs[p], rows, list.N[p], K, stretch));
         }
         return cudaSuccess;
     }
@@ -83,7 +84,8 @@ puna_status PUNA_KERNEL(matmul_forward)(puna_context *context, const puna_matmul
             bf16_product list[PUNA_MATMUL_MAX_PRODUCTS];
             for (int32_t p = 0; p < count; p++) {
                 int32_t type = products[p].w_dtype;
-                list[p] = {{w[p], type, puna_row_bytes(type, K)}, products[p].N, {y[p], products[p].y_stride, products[p].accumulate}};
+                list[p] = {{w[p], type, puna_row_bytes(type, K)}, products[p].N, {y[p], products[p].y_stride, products[p].accumulate},
+                           puna_cuda_split_k(products[p].N, K, kEnoughBlocks, kLeastStretch)};
             }
             return multiply_bf16<false, false>(c, {x, PUNA_DTYPE_F32, x_stride * (int64_t)sizeof(float)}, list, count, rows, K);
         }

@@ -15,8 +15,8 @@ static cudaError_t input_gradient(cuda_context &c, const void *w, const float *d
     int64_t row_bytes = dy_stride * (int64_t)sizeof(float);
     column_loader<kDtype> b = {(const char *)w, K, K};
     if (N % 8 == 0 && aligned_rows(dy, row_bytes))
-        return launch_gemm<kDtype>(c, row_loader<PUNA_DTYPE_F32, true>{(const char *)dy, row_bytes, rows}, b, out, rows, K, N);
-    return launch_gemm<kDtype>(c, row_loader<PUNA_DTYPE_F32, false>{(const char *)dy, row_bytes, rows}, b, out, rows, K, N);
+        return launch_gemm<kDtype>(c, row_loader<PUNA_DTYPE_F32, true>{(const char *)dy, row_bytes, rows}, b, out, rows, K, N, N);
+    return launch_gemm<kDtype>(c, row_loader<PUNA_DTYPE_F32, false>{(const char *)dy, row_bytes, rows}, b, out, rows, K, N, N);
 }
 
 puna_status PUNA_KERNEL(matmul_input_backward)(puna_context *context, float *dx, int64_t dx_stride, const void *w,
@@ -26,7 +26,7 @@ puna_status PUNA_KERNEL(matmul_input_backward)(puna_context *context, float *dx,
     return run(context, "puna_matmul_input_backward", [=](cuda_context &c) {
         output out = {dx, dx_stride, accumulate};
         if (c.precision == PUNA_PRECISION_BF16) {
-            bf16_product product = {{w, w_dtype, puna_row_bytes(w_dtype, K)}, K, out};
+            bf16_product product = {{w, w_dtype, puna_row_bytes(w_dtype, K)}, K, out, N};
             return multiply_bf16<false, true>(c, {dy, PUNA_DTYPE_F32, dy_stride * (int64_t)sizeof(float)}, &product, 1, rows, N);
         }
         if (w_dtype == PUNA_DTYPE_F32) return input_gradient<PUNA_DTYPE_F32>(c, w, dy, dy_stride, out, rows, N, K);
@@ -41,10 +41,10 @@ puna_status PUNA_KERNEL(matmul_weight_backward)(puna_context *context, float *dw
     (void)workspace;
     return run(context, "puna_matmul_weight_backward", [=](cuda_context &c) {
         if (c.precision == PUNA_PRECISION_BF16) {
-            bf16_product product = {{x, PUNA_DTYPE_F32, x_stride * (int64_t)sizeof(float)}, K, {dw, K, 1}};
+            bf16_product product = {{x, PUNA_DTYPE_F32, x_stride * (int64_t)sizeof(float)}, K, {dw, K, 1}, rows};
             return multiply_bf16<true, true>(c, {dy, PUNA_DTYPE_F32, dy_stride * (int64_t)sizeof(float)}, &product, 1, N, rows);
         }
         column_loader<PUNA_DTYPE_F32> a = {(const char *)dy, dy_stride, N}, b = {(const char *)x, x_stride, K};
-        return launch_gemm<PUNA_DTYPE_F32>(c, a, b, output{dw, K, 1}, N, K, rows);
+        return launch_gemm<PUNA_DTYPE_F32>(c, a, b, output{dw, K, 1}, N, K, rows, rows);
     });
 }

@@ -6,6 +6,7 @@
 
 #include "../cuda/attention_plan.h"
 #include "../cuda/bf16_plan.h"
+#include "../cuda/matmul_plan.h"
 #include "blocks.h"
 
 #include <stdlib.h>
@@ -41,6 +42,20 @@ static void plans(void) {
                 CHECK((p.M == M || p.M % 64 == 0) && (p.K == K || p.K % 256 == 0), "%lld x %lld cut a tile", (long long)p.M,
                       (long long)p.K);
             }
+    test_case("stretches of K");
+    CHECK(puna_cuda_split_k(4096, 4096, 256, 512) == 1024 && puna_cuda_split_k(4096, 14336, 256, 512) == 3584 &&
+          puna_cuda_split_k(1024, 4096, 256, 512) == 512 && puna_cuda_split_k(5120, 5120, 256, 512) == 1792 &&
+          puna_cuda_split_k(8192, 1 << 20, 256, 512) == 1 << 19 && puna_cuda_split_k(8193, 1 << 20, 256, 512) == 1 << 20 &&
+          puna_cuda_split_k(1, 1023, 256, 512) == 1023 && puna_cuda_split_k(1, 1031, 256, 512) == 768, "K of a stretch");
+    for (int64_t N = 1; N < 1000000; N = N * 3 + 1)
+        for (int64_t K = 1; K < 10000000; K = K * 3 + 1) {
+            int64_t stretch = puna_cuda_split_k(N, K, 256, 512), stretches = puna_ceil_div(K, stretch);
+            CHECK(stretch == K || (stretch < K && stretch % 256 == 0 && stretch >= 512 && stretches * puna_ceil_div(N, 64) <= 256),
+                  "N %lld K %lld: stretches of %lld", (long long)N, (long long)K, (long long)stretch);
+        }
+    CHECK(puna_cuda_splits(64, 4096, 4, 256, 4 * MB) == 4 && puna_cuda_splits(64, 4096, 4, 256, 4 * MB - 1) == 1 &&
+          puna_cuda_splits(128, 4096, 4, 256, 64 * MB) == 4 && puna_cuda_splits(129, 4096, 4, 256, 64 * MB) == 1 &&
+          puna_cuda_splits(9, 14336, 1, 256, 64 * MB) == 1, "blocks of a tile");
     test_case("first key");
     CHECK(puna_cuda_first_key(10, 0) == 0 && puna_cuda_first_key(10, 11) == 0 && puna_cuda_first_key(10, 10) == 1 &&
           puna_cuda_first_key(10, 1) == 10, "windows at position 10");
@@ -270,12 +285,12 @@ enum { F32 = PUNA_DTYPE_F32, F16 = PUNA_DTYPE_F16, BF16 = PUNA_DTYPE_BF16, Q8_0 
 
 /*
  * Beside the operations' own shapes: large tiles in every direction and past all stages, one column or row more than tiles, and, on the
- * emulated device, operands that the scratch does not hold along M, N and K.
+ * emulated device, operands that the scratch does not hold along M, N and K, and large tiles of two stretches.
  */
 static const int64_t products[][TEST_DIMENSIONS] = {
     {F32, 9, 8, 8, 1, 0, 0}, {BF16, 129, 257, 104, 1, 0, 0}, {BF16, 200, 393, 168, 2, 1, 0}, {F16, 130, 390, 263, 3, 0, 1},
     {F32, 300, 260, 33, 3, 1, 2}, {Q8_0, 129, 400, 96, 2, 0, 0}, {F32, 150, 70, 1100, 3, 1, 1}, {BF16, 67, 130, 2056, 1, 1, 0},
-    {Q4_K, 66, 70, 1280, 2, 0, 0},
+    {Q4_K, 66, 70, 1280, 2, 0, 0}, {BF16, 128, 650, 512, 1, 1, 0},
 };
 static const int64_t input_gradients[][TEST_DIMENSIONS] = {
     {F32, 200, 136, 300, 0, 1}, {BF16, 260, 100, 264, 0, 0}, {F16, 129, 33, 389, 1, 0}, {BF16, 70, 1100, 130, 1, 1},
@@ -362,30 +377,54 @@ static void rounded_attention(puna_context *context, bool emulated) {
     hold_rounded(context, op, long_text, "y lse", 3, 0, !emulated);
 }
 
-/* A row has the same bits whatever rows are beside it: in large tiles, for which the emulated device asks less, and in small ones. */
-static void rows_alone(puna_context *context) {
-    enum { ROWS = 140, N = 800, K = 200, ALONE = 9 };
-    static uint16_t w[N * K];
-    static float x[ROWS * K], y[ROWS * N], alone[ALONE * N];
+/*
+ * Rows have the same bits whatever rows are beside them: their stretches of K in a block each, or in one block, one after another, as
+ * there are tiles enough or partial sums would not fit; large tiles, for which the emulated device asks less, or small ones. The last
+ * rows are recorded and replayed.
+ */
+static void rows_alone_of(puna_context *context, int64_t rows, int64_t N, int64_t K) {
+    enum { ALONE = 9 };
+    const int64_t sizes[] = {rows * K * 4, N * K * 2, rows * N * 4}, bytes = ALONE * N * 4;
     void *on[3] = {NULL};
-    test_case("BF16 rows among others");
-    for (int i = 0; i < ROWS * K; i++) x[i] = (float)test_uniform(1, (uint64_t)i, -1, 1);
-    for (int i = 0; i < N * K; i++) w[i] = (uint16_t)(puna_f32_to_bits((float)test_uniform(2, (uint64_t)i, -1, 1)) >> 16);
+    float *x = malloc((size_t)sizes[0]), *y = malloc((size_t)sizes[2]), *all = malloc((size_t)sizes[2]), *alone = malloc((size_t)bytes);
+    uint16_t *w = malloc((size_t)sizes[1]);
+    for (int64_t i = 0; i < rows * K; i++) x[i] = (float)test_uniform(1, (uint64_t)i, -1, 1);
+    for (int64_t i = 0; i < N * K; i++) w[i] = puna_f32_to_bf16((float)test_uniform(2, (uint64_t)i, -1, 1));
+    for (int64_t i = 0; i < rows * N; i++) y[i] = (float)test_uniform(3, (uint64_t)i, -1, 1);
     const void *const arrays[] = {x, w, y};
-    const int64_t sizes[] = {sizeof x, sizeof w, sizeof y};
     for (int i = 0; i < 3; i++)
         CHECK(puna_memory_allocate(context, sizes[i], &on[i]) == PUNA_STATUS_OK &&
               puna_memory_copy(context, on[i], arrays[i], sizes[i]) == PUNA_STATUS_OK, "%s", test_last_error());
-    puna_matmul_product product = {N, N, PUNA_DTYPE_BF16, 0};
-    for (int64_t first = -1; first < ROWS; first = first < 0 ? 0 : first + ROWS - ALONE) {
-        const float *rows = (const float *)on[0] + puna_max(first, 0) * K;
-        CHECK(puna_matmul_forward(context, &product, 1, on[2], on[1], NULL, NULL, NULL, NULL, rows, K, first < 0 ? ROWS : ALONE, K,
-                                  PUNA_ACTIVATIONS_F32, NULL, 0) == PUNA_STATUS_OK &&
-              puna_memory_copy(context, first < 0 ? y : alone, on[2], first < 0 ? sizeof y : sizeof alone) == PUNA_STATUS_OK, "%s",
-              test_last_error());
-        CHECK(first < 0 || memcmp(y + first * N, alone, sizeof alone) == 0, "rows from %d", (int)first);
+    puna_matmul_product product = {N, N, PUNA_DTYPE_BF16, 1};
+    CHECK(puna_matmul_forward(context, &product, 1, on[2], on[1], NULL, NULL, NULL, NULL, on[0], K, rows, K, PUNA_ACTIVATIONS_F32, NULL,
+                              0) == PUNA_STATUS_OK &&
+          puna_memory_copy(context, all, on[2], sizes[2]) == PUNA_STATUS_OK &&
+          puna_memory_copy(context, on[2], y, sizes[2]) == PUNA_STATUS_OK, "%s", test_last_error());
+    for (int64_t first = 0; first < rows; first += rows - ALONE) {
+        const float *rows_x = (float *)on[0] + first * K;
+        float *rows_y = (float *)on[2] + first * N;
+        puna_context *recording = NULL;
+        CHECK(first == 0 || puna_recording_begin(context, &recording) == PUNA_STATUS_OK, "%s", test_last_error());
+        CHECK(puna_matmul_forward(first == 0 ? context : recording, &product, 1, rows_y, on[1], NULL, NULL, NULL, NULL, rows_x, K, ALONE,
+                                  K, PUNA_ACTIVATIONS_F32, NULL, 0) == PUNA_STATUS_OK, "%s", test_last_error());
+        CHECK(first == 0 || (puna_recording_end(recording) == PUNA_STATUS_OK &&
+                             puna_recording_replay(recording, NULL, 0) == PUNA_STATUS_OK), "%s", test_last_error());
+        CHECK(puna_memory_copy(context, alone, rows_y, bytes) == PUNA_STATUS_OK, "%s", test_last_error());
+        CHECK(memcmp(all + first * N, alone, (size_t)bytes) == 0, "%d rows from %d, N %d K %d", ALONE, (int)first, (int)N, (int)K);
+        if (recording != NULL) puna_context_destroy(recording);
     }
     for (int i = 0; i < 3; i++) CHECK(puna_memory_free(context, on[i]) == PUNA_STATUS_OK, "%s", test_last_error());
+    free(x), free(y), free(all), free(alone), free(w);
+}
+
+/* On the emulated device 700 and 300 columns have two and four stretches, on another 1,500 have four. */
+static void rows_alone(puna_context *context) {
+    char line[256];
+    puna_context_describe(context, line, sizeof line);
+    test_case("rows among others, %s", line);
+    rows_alone_of(context, 140, 700, 512);
+    rows_alone_of(context, 140, 300, 1024);
+    if (strstr(line, "emulated") == NULL) rows_alone_of(context, 1500, 1500, 2048);
 }
 
 /* Rounded keys and values are read where they lie if copies of 16 bytes can, else rounded once more: the same bits. */
@@ -484,6 +523,7 @@ void test_cuda(void) {
     CHECK(strncmp(line, "cuda:0 ", 7) == 0, "'%s'", line);
     places(context);
     many_rows(context);
+    rows_alone(context);
     rounded();
     recordings(context);
     if (strstr(line, "emulated") != NULL) faults(context);
