@@ -50,14 +50,17 @@ template <int kDtype, bool kVector> struct row_loader {
     }
 };
 
-/* A tile of columns of a plain array (K, columns): row i of the tile is column first + i, stride elements between k. */
+/*
+ * A tile of columns of a plain array (K, columns): row i of the tile is column first + i, stride elements between k. A warp takes eight
+ * columns of four k, 32 bytes of each where they are F32: 36 i + k are 32 different banks.
+ */
 template <int kDtype> struct column_loader {
     const char *data;
     int64_t stride, columns;
 
     __device__ void load(float *tile, int64_t first, int64_t k0, int64_t K) const {
         for (int at = threadIdx.x; at < kTileRows * kTileDepth; at += kTileThreads) {
-            int i = at % kTileRows, k = at / kTileRows;
+            int i = at % 8 + at / 32 % (kTileRows / 8) * 8, k = at / 8 % 4 + at / (4 * kTileRows) * 4;
             bool inside = first + i < columns && k0 + k < K;
             float *to = tile + i * kTilePitch + k;
             *to = inside ? plain_value(data, kDtype, (k0 + k) * stride + first + i) : 0;
