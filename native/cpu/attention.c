@@ -37,6 +37,7 @@
  *      weights flush the caches between): F32 9 to 16, F16 13 to 34, Q8_0 7 to 19; after 250 F32 18 to 25
  *   7  BF16, transposed as pairs: in turn with F16 0.95 to 1.2 times as fast, in its cache 1.1 (AVX2 0.94 to 1.1); element by element
  *      on AVX2 0.86 of F16
+ *   8  scales of Q8_0 converted by vectors: AVX2, two threads, after 8191, 17.7 to 18.8 GB/s; AVX-512 as before
  * Tried without gain: calling a block's lines ahead in one go, every other line, or none; into the first cache; keeping the scores
  * of 48 rows instead of 192 (kept, for the memory); keys of a short text in registers by pairs of vectors rather than by four.
  * Tried on AMX, in pieces of BF16, in one order for few rows and many: prompts of F32 1.1 to 1.2 times as fast, of F16 1.5 times; a
@@ -331,9 +332,9 @@ PUNA_INLINE void pack_elements(const int32_t dtype, float *k, int64_t stride, co
 
 /* The scales of VEC_WIDTH consecutive keys' blocks, times 2^-24. */
 PUNA_INLINE vec scales_q8_0(const char *block, int64_t pitch) {
-    float scales[VEC_WIDTH];
-    for (int i = 0; i < VEC_WIDTH; i++) scales[i] = vec_f16_to_f32(((const puna_q8_0 *)(block + i * pitch))->d) * 0x1p-24f;
-    return vec_load(scales);
+    uint16_t halves[VEC_WIDTH];
+    for (int i = 0; i < VEC_WIDTH; i++) memcpy(&halves[i], block + i * pitch, 2);
+    return vec_mul(vec_load_f16(halves), vec_set1(0x1p-24f));
 }
 
 /* The four bytes of each lane: each is moved to the top, which makes 2^24 times the integer. */
