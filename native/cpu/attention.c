@@ -333,7 +333,7 @@ PUNA_INLINE void pack_elements(const int32_t dtype, float *k, int64_t stride, co
 /* The scales of VEC_WIDTH consecutive keys' blocks, times 2^-24. */
 PUNA_INLINE vec scales_q8_0(const char *block, int64_t pitch) {
     uint16_t halves[VEC_WIDTH];
-    for (int i = 0; i < VEC_WIDTH; i++) memcpy(&halves[i], block + i * pitch, 2);
+    collect_halves(halves, VEC_WIDTH, block, pitch);
     return vec_mul(vec_load_f16(halves), vec_set1(0x1p-24f));
 }
 

@@ -262,6 +262,11 @@ PUNA_INLINE ivec ivec_spread(const void *p) {
     return ivec_set1(four);
 }
 
+/* The F16 at which so many rows begin; they are read as vectors well after they are written. */
+PUNA_INLINE void collect_halves(uint16_t *halves, const int count, const char *rows, int64_t stride) {
+    for (int r = 0; r < count; r++, rows += stride) memcpy(&halves[r], rows, 2);
+}
+
 /* VEC_WIDTH rows side by side: row i is at quarter[i / 4] + row[i % 4]. */
 typedef struct side_by_side {
     const char *quarter[VEC_WIDTH / 4];

@@ -188,11 +188,6 @@ PUNA_INLINE void pack_quants(int32_t dtype, bool bytes, panel_row *q, const char
 /* Byte j of every lane, as a float. */
 PUNA_INLINE vec byte_of(ivec a, int j) { return ivec_to_f32(ivec_and(ivec_shr(a, 8 * j), ivec_set1(255))); }
 
-/* The F16 at which so many rows begin; they are read as vectors well after they are written. */
-PUNA_INLINE void collect_halves(uint16_t *halves, const int count, const char *rows, int64_t stride) {
-    for (int r = 0; r < count; r++, rows += stride) memcpy(&halves[r], rows, 2);
-}
-
 /* The factors of a block of Q4_K of the rows of vector v. */
 PUNA_INLINE void pack_scales_q4_k(factors *to, int v, const char *block, int64_t stride) {
     const ivec six_bits = ivec_set1(0x3F3F3F3F), four_bits = ivec_set1(0x0F0F0F0F), two_bits = ivec_set1(0x30303030);

@@ -32,14 +32,14 @@
  * Q8_0 and Q4_0 transposed are loops of six to nine kilobytes, which a copy of the library in other pages of memory runs 20 % faster or
  * slower, once five times slower; these are short, and the same everywhere within 2 %.
  *
- * The processor fetches faster by itself than when each line is asked for, but loses the thread where reading pauses: asking for a line
- * of each page alone was slower than asking for none. Adding up one panel's groups row by row while the next is read: Q4_K 35, Q6_K 33,
- * the others slower. Two and three rows of x transposed, not by panels: Q4_K 1.25 and 1.17 times as fast, Q8_0 and Q6_K as before, Q4_0
- * slower; four rows no faster. On AVX2 all sums stored first and joined in a second loop,
- * as such chains fill the scheduler: as fast; both groups of a byte of Q4_K, or all four of Q6_K, at once: registers spill, 5 to 15 %
- * slower. On AVX-512 vectors of 64 bytes of one row, two groups or four blocks, whose quarters are added up and sorted by rows afterwards:
- * out of the second cache Q8_0 51 to 66, Q4_0 40 to 46, Q4_K 46 to 52 GB/s, but fewer lines are under way at a time: where one thread
- * reads 38 GB/s, Q8_0 and Q4_K a tenth slower, whole models of Q4_0 too.
+ * The processor fetches faster by itself than when each line is asked for, but loses the thread where reading pauses: asking for a line of
+ * each page alone was slower than asking for none. Adding up one panel's groups row by row while the next is read: Q4_K 35, Q6_K 33, the
+ * others slower. Two and three rows of x transposed, not by panels: Q4_K 1.25 and 1.17 times as fast, Q8_0 and Q6_K as before, Q4_0
+ * slower; four rows no faster. On AVX2 all sums stored first and joined in a second loop, as such chains fill the scheduler: as fast; both
+ * groups of a byte of Q4_K, or all four of Q6_K, at once: registers spill, 5 to 15 % slower. On AVX-512 vectors of 64 bytes of one row,
+ * two groups or four blocks, whose quarters are added up and sorted by rows afterwards: out of the second cache Q8_0 51 to 66, Q4_0 40 to
+ * 46, Q4_K 46 to 52 GB/s, but fewer lines are under way at a time: where one thread reads 38 GB/s, Q8_0 and Q4_K a tenth slower, whole
+ * models of Q4_0 too.
  */
 #ifndef PUNA_INTEGER_QUARTERS_H
 #define PUNA_INTEGER_QUARTERS_H
@@ -58,6 +58,10 @@ typedef struct row_sums {
 
 /* How many lines so many bytes are. */
 PUNA_INLINE int lines_of(int64_t bytes) { return (int)((bytes + 63) / 64); }
+/* Fetches the i-th quarter of so many lines. */
+PUNA_INLINE void fetch_quarter(const char *far, const int lines, const int i) {
+    for (int line = lines * i / 4; line < lines * (i + 1) / 4; line++) __builtin_prefetch(far + 64 * line, 0, 3);
+}
 
 /* Sixteen elements of x from k on, digit by digit, in every quarter. */
 PUNA_INLINE void spread_sixteen(const int digits, ivec to[2], x_row x, int64_t k) {
@@ -100,7 +104,7 @@ PUNA_INLINE ivec multiply_32(const quants which, const int digits, const char *q
     for (int i = 0; i < 2; i++) spread_sixteen(digits, x_k[i], x, k + 16 * i);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        for (int line = lines * i / 4; line < lines * (i + 1) / 4; line++) __builtin_prefetch(far + 64 * line, 0, 3);
+        fetch_quarter(far, lines, i);
         const ivec first = load_sixteens(&rows, i, 0);
         const ivec second = which == BOTH_NIBBLES ? first : load_sixteens(&rows, i, 16);
         ivec w[2];
@@ -130,7 +134,7 @@ PUNA_INLINE void multiply_both_nibbles(const int digits, ivec q[2], const char *
         for (int i = 0; i < 2; i++) spread_sixteen(digits, x_k[g][i], x, k + 32 * g + 16 * i);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        for (int line = lines * i / 4; line < lines * (i + 1) / 4; line++) __builtin_prefetch(far + 64 * line, 0, 3);
+        fetch_quarter(far, lines, i);
         const ivec w_i[2] = {load_sixteens(&rows, i, 0), load_sixteens(&rows, i, 16)};
         for (int g = 0; g < 2; g++) {
             const ivec bits = g == 0 ? low_bits : high_bits;
@@ -146,7 +150,6 @@ PUNA_INLINE void multiply_both_nibbles(const int digits, ivec q[2], const char *
     q[0] = ivec_sum_quarters(sums[0]);
     q[1] = ivec_sra(ivec_sum_quarters(sums[1]), 4);
 }
-
 #else
 /* The same of one group of Q6_K: four bits of each byte at l, and two at h, for elements of one quarter of 128. */
 PUNA_INLINE ivec multiply_16(const int quarter, const int digits, const char *l, const char *h, int64_t stride, x_row x, int64_t k) {

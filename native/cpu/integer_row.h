@@ -33,14 +33,18 @@ typedef struct rows_space {
     row_part rows[PANEL];
 } rows_space;
 
-#if defined(PUNA_VARIANT_AVX512)
-/* The products of 64 bytes of w and as many elements of x, from k on, which has one digit or two. */
-PUNA_INLINE ivec multiply_64_bytes(const int digits, ivec w, x_row x, int64_t k) {
+#if BYTE_DOTS
+/* Vectors of bytes of w times as many elements of x, from k on, which has one digit or two. */
+PUNA_INLINE ivec multiply_digits(const int digits, const int vectors, const ivec *w, x_row x, int64_t k) {
     ivec sum = ivec_zero();
-    if (digits == 2) sum = ivec_shl(ivec_dot_bytes(sum, w, ivec_load(x.digits[1] + k)), 8);
-    return ivec_dot_bytes(sum, w, ivec_load(x.digits[0] + k));
+    for (int v = 0; v < vectors && digits == 2; v++) sum = ivec_dot_bytes(sum, w[v], ivec_load(x.digits[1] + k + v * 4 * VEC_WIDTH));
+    if (digits == 2) sum = ivec_shl(sum, 8);
+    for (int v = 0; v < vectors; v++) sum = ivec_dot_bytes(sum, w[v], ivec_load(x.digits[0] + k + v * 4 * VEC_WIDTH));
+    return sum;
 }
+#endif
 
+#if defined(PUNA_VARIANT_AVX512)
 /* Lane i: the integer product, offset included, of group g + i of x and group i of a block of Q6_K. */
 PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const char *w, x_row x, int64_t g, const int n) {
     const ivec low_bits = ivec_set1(0x0F0F0F0F), high_bits = ivec_set1(0x30303030);
@@ -50,21 +54,12 @@ PUNA_INLINE ivec multiply_groups(const int32_t dtype, const int digits, const ch
         const ivec l = ivec_load(w + 64 * half), h = ivec_spread_half(w + offsetof(puna_q6_k, high) + 32 * half);
         const ivec first = ivec_or(ivec_and(l, low_bits), ivec_and(ivec_shl_halves(h, 4, 2), high_bits));
         const ivec second = ivec_or(ivec_and(ivec_shr(l, 4), low_bits), ivec_and(ivec_shr_halves(h, 0, 2), high_bits));
-        p[2 * half] = multiply_64_bytes(digits, first, x, 16 * g + 128 * half);
-        p[2 * half + 1] = multiply_64_bytes(digits, second, x, 16 * g + 128 * half + 64);
+        p[2 * half] = multiply_digits(digits, 1, &first, x, 16 * g + 128 * half);
+        p[2 * half + 1] = multiply_digits(digits, 1, &second, x, 16 * g + 128 * half + 64);
     }
     return ivec_transpose_lanes(ivec_sum_quarters(p));
 }
 #elif BYTE_DOTS
-/* Vectors of bytes of w times as many elements of x, from k on, which has one digit or two. */
-PUNA_INLINE ivec multiply_digits(const int digits, const int vectors, const ivec *w, x_row x, int64_t k) {
-    ivec sum = ivec_zero();
-    for (int v = 0; v < vectors && digits == 2; v++) sum = ivec_dot_bytes(sum, w[v], ivec_load(x.digits[1] + k + v * 4 * VEC_WIDTH));
-    if (digits == 2) sum = ivec_shl(sum, 8);
-    for (int v = 0; v < vectors; v++) sum = ivec_dot_bytes(sum, w[v], ivec_load(x.digits[0] + k + v * 4 * VEC_WIDTH));
-    return sum;
-}
-
 /*
  * Lane i: the integer product, offset included, of group g + i of x and group i of a row of w, for the first n or more of them;
  * the row of w begins at a block.

@@ -12,9 +12,8 @@
 #define PUNA_CUDA_GEMM_CUH
 
 #include "decode.cuh"
-#include "mma.cuh"
-
 #include "matmul_plan.h"
+#include "mma.cuh"
 
 /*
  * How many tiles are enough, about two for each processor of a large device, and the least K that is worth a partial sum; in tests so
